@@ -1,0 +1,1 @@
+"""Train, serve and drive K2-architecture thinking agents."""

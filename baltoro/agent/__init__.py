@@ -1,0 +1,1 @@
+"""The think-call-observe loop."""

@@ -1,0 +1,1 @@
+"""Messages, the tokenizer, the chat template, the stream parser and the ChatModel protocol that everyone talks to."""

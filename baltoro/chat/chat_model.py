@@ -1,0 +1,125 @@
+"""The seam between whoever asks and whatever answers.
+
+The engine, an HTTP endpoint and the scripted model of the tests are all `ChatModel`s, so the
+server, the agent, the evaluations and reinforcement learning run with any of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from baltoro.chat.messages import Message, Tool, ToolCall
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How tokens are chosen and when to stop."""
+
+    temperature: float = 1.0  # 0 takes the most likely token
+    top_p: float = 1.0  # keep the smallest set of tokens with this much probability
+    top_k: int = 0  # keep this many most likely tokens; 0 keeps all
+    min_p: float = 0.0  # drop tokens below this share of the most likely one's probability
+    seed: int | None = None  # the same seed gives the same text, whoever else is served
+    max_tokens: int = 4096  # thinking and answer together
+    stop: tuple[str, ...] = ()  # the text ends before the first of these
+    logprobs: bool = False
+    top_logprobs: int = 0  # alternatives reported per token, at most 20
+    thinking_budget: int | None = None  # tokens of thinking after which it is closed
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatRequest:
+    messages: list[Message]
+    tools: list[Tool] = field(default_factory=list)
+    sampling: Sampling = field(default_factory=Sampling)
+
+
+@dataclass(frozen=True)
+class ReasoningDelta:
+    text: str
+
+
+@dataclass(frozen=True)
+class ContentDelta:
+    text: str
+
+
+@dataclass(frozen=True)
+class ToolCallDelta:
+    """The first delta of a call has `id` and `name`; later ones only add to `arguments`."""
+
+    index: int  # dense from 0 within one reply
+    id: str | None
+    name: str | None
+    arguments: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Usage:
+    """Tokens counted."""
+
+    prompt: int
+    completion: int  # thinking included
+    reasoning: int
+    cached: int  # part of the prompt that was found in the prefix cache
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenTrace:
+    """The token level of one completion, which nothing above it may re-derive by tokenizing.
+
+    An HTTP endpoint that does not return it leaves it out of the result.
+    """
+
+    prompt_ids: list[int]
+    generated_ids: list[int]
+    logprobs: list[float]  # of each generated token under the model's own distribution
+    sampled_logprobs: list[float]  # under the distribution it was drawn from
+    top_logprobs: list[dict[int, float]] = field(default_factory=list)
+    expert_choices: list[list[list[int]]] | None = None  # [token][MoE layer][choice]
+    weights_version: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Completion:
+    """The whole reply; always the last event of a stream."""
+
+    reasoning_content: str | None
+    content: str | None
+    tool_calls: list[ToolCall]
+    finish_reason: str  # "stop", "length" or "tool_calls"
+    usage: Usage
+    trace: TokenTrace | None = None
+
+    def to_message(self) -> Message:
+        """The assistant message to append to the conversation, reasoning included."""
+        message: Message = {"role": "assistant", "content": self.content}
+        if self.reasoning_content is not None:
+            message["reasoning_content"] = self.reasoning_content
+        if self.tool_calls:
+            message["tool_calls"] = [call.to_message_part() for call in self.tool_calls]
+        return message
+
+
+Event = ReasoningDelta | ContentDelta | ToolCallDelta | Completion
+
+
+class ChatModel(Protocol):
+    """Anything that answers a conversation."""
+
+    @property
+    def name(self) -> str: ...
+
+    def stream(self, request: ChatRequest) -> AsyncIterator[Event]:
+        """Yield deltas (reasoning, then content, then tool calls) and last a `Completion`."""
+        ...
+
+
+async def complete(model: ChatModel, request: ChatRequest) -> Completion:
+    """The whole reply at once."""
+    async for event in model.stream(request):
+        if isinstance(event, Completion):
+            return event
+    raise RuntimeError(f"model {model.name} ended its stream without a completion")

@@ -1,0 +1,1 @@
+"""The native INT4 runtime: mapped weights, latent cache, scheduler, sampler."""

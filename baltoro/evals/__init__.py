@@ -1,0 +1,1 @@
+"""Runs tasks with any ChatModel and reports with confidence intervals."""

@@ -1,0 +1,1 @@
+"""The architecture in PyTorch, readable beside the paper: YaRN, latent attention, experts."""

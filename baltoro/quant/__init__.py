@@ -1,0 +1,1 @@
+"""The INT4 format on numpy arrays: scales, rounding, packing, unpacking."""

@@ -1,0 +1,1 @@
+"""Problems with checkable answers, one file each: examples, prompt, tools, verify."""

@@ -1,0 +1,1 @@
+"""MuonClip, fake quantization, data, and the pretraining and SFT loops."""
