@@ -1,0 +1,282 @@
+"""Messages to token ids: K2's chat format, without Jinja.
+
+A conversation is a sequence of turns: role marker, role name, `<|im_middle|>`, body, `<|im_end|>`.
+`_turns` below is the one definition; prompts, texts and training samples are made from it. Bodies
+and role names are encoded as plain text, so nothing that a user, a tool or a document says can
+become a special token.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from baltoro.chat.messages import Message, Tool
+from baltoro.chat.tokenizer import K2_SYSTEM_PROMPT, Tokenizer
+from baltoro.config import BaltoroError
+
+
+class Marker(str):
+    """The name of a special token."""
+
+
+class Constant(str):
+    """Text that returns in many conversations, so its encoding is worth remembering."""
+
+
+IM_END = Marker("<|im_end|>")
+IM_USER = Marker("<|im_user|>")
+IM_ASSISTANT = Marker("<|im_assistant|>")
+IM_SYSTEM = Marker("<|im_system|>")
+IM_MIDDLE = Marker("<|im_middle|>")
+THINK = Marker("<think>")
+END_THINK = Marker("</think>")
+SECTION_BEGIN = Marker("<|tool_calls_section_begin|>")
+SECTION_END = Marker("<|tool_calls_section_end|>")
+CALL_BEGIN = Marker("<|tool_call_begin|>")
+ARGUMENT_BEGIN = Marker("<|tool_call_argument_begin|>")
+CALL_END = Marker("<|tool_call_end|>")
+
+
+@dataclass(frozen=True)
+class _Turn:
+    marker: Marker
+    name: str
+    body: list[str]  # markers and texts; no two texts in a row, they would merge differently
+    complete_reasoning: bool = False  # an assistant turn exactly as the model generated it
+
+    def header(self) -> list[str]:
+        return [self.marker, Constant(self.name), IM_MIDDLE]
+
+
+_GENERATION_PROMPT = [IM_ASSISTANT, Constant("assistant"), IM_MIDDLE]  # the model writes <think>
+
+
+def render(
+    tokenizer: Tokenizer,
+    messages: Sequence[Message],
+    tools: Sequence[Tool] | None = None,
+    add_generation_prompt: bool = True,
+    *,
+    preserve_thinking: bool = False,
+    sort_tool_keys: bool = False,
+) -> list[int]:
+    """The prompt of a conversation as token ids.
+
+    Reasoning up to the last assistant message without tool calls is left out, as K2 expects;
+    `preserve_thinking` keeps all of it. Tool schemas keep their order of keys; `sort_tool_keys`
+    sorts them as Moonshot's tokenizer class does. Call ids are printed as they are: pass foreign
+    ones through `with_native_ids` first. Raises `BaltoroError` for a message that has no rendering.
+    """
+    kept_from = 0 if preserve_thinking else _end_of_history(messages)
+    turns = _turns(messages, tools, kept_from, tokenizer.default_system_prompt, sort_tool_keys)
+    ids: list[int] = []
+    for turn in turns:
+        _append_ids(ids, tokenizer, turn.header())
+        _append_ids(ids, tokenizer, turn.body)
+        ids.append(tokenizer.special.im_end)
+    if add_generation_prompt:
+        _append_ids(ids, tokenizer, _GENERATION_PROMPT)
+    return ids
+
+
+def render_text(
+    messages: Sequence[Message],
+    tools: Sequence[Tool] | None = None,
+    add_generation_prompt: bool = True,
+    *,
+    default_system_prompt: str = K2_SYSTEM_PROMPT,
+    preserve_thinking: bool = False,
+    sort_tool_keys: bool = False,
+) -> str:
+    """What `render` encodes, as text. For people and tests: a text cannot tell a special token
+    from a user who spells one."""
+    kept_from = 0 if preserve_thinking else _end_of_history(messages)
+    turns = _turns(messages, tools, kept_from, default_system_prompt, sort_tool_keys)
+    parts = [part for turn in turns for part in (*turn.header(), *turn.body, IM_END)]
+    return "".join(parts + (_GENERATION_PROMPT if add_generation_prompt else []))
+
+
+def render_training(
+    tokenizer: Tokenizer,
+    messages: Sequence[Message],
+    tools: Sequence[Tool] | None = None,
+    *,
+    preserve_thinking: bool = False,
+) -> tuple[list[int], list[int]]:
+    """One training sample: token ids, and a mask that is 1 on what the assistant generates.
+
+    That is `<think>` to `<|im_end|>` of each assistant turn of the last tool loop, its final answer
+    included, every turn seeing what it would see when served. Turns of earlier, finished loops
+    stand there as they are served, with empty `<think></think>` and mask 0; to learn them, pass the
+    conversation cut after their answer as a sample of its own. With `preserve_thinking` all
+    reasoning is there and every assistant turn is learned.
+    """
+    kept_from = 0
+    if not preserve_thinking:
+        roles = [message["role"] for message in messages]
+        last = len(roles) - 1 - roles[::-1].index("assistant") if "assistant" in roles else 0
+        kept_from = _end_of_history(messages[:last])
+    ids: list[int] = []
+    mask: list[int] = []
+    for turn in _turns(messages, tools, kept_from, tokenizer.default_system_prompt):
+        _append_ids(ids, tokenizer, turn.header())
+        mask.extend([0] * (len(ids) - len(mask)))
+        _append_ids(ids, tokenizer, turn.body)
+        ids.append(tokenizer.special.im_end)
+        mask.extend([int(turn.complete_reasoning)] * (len(ids) - len(mask)))
+    return ids, mask
+
+
+def _end_of_history(messages: Sequence[Message]) -> int:
+    """Index after the last assistant message without tool calls: reasoning counts from there."""
+    for index in range(len(messages) - 1, -1, -1):
+        if messages[index]["role"] == "assistant" and not messages[index].get("tool_calls"):
+            return index + 1
+    return 0
+
+
+def _turns(
+    messages: Sequence[Message],
+    tools: Sequence[Tool] | None,
+    kept_from: int,
+    default_system_prompt: str,
+    sort_tool_keys: bool = False,
+) -> Iterator[_Turn]:
+    """The definition of the format. Reasoning of messages before `kept_from` is left out."""
+    if tools:
+        yield _Turn(IM_SYSTEM, "tool_declare", [Constant(_tools_json(tools, sort_tool_keys))])
+    if (not messages or messages[0]["role"] != "system") and default_system_prompt:
+        yield _Turn(IM_SYSTEM, "system", [Constant(default_system_prompt)])
+    for index, message in enumerate(messages):
+        role = message["role"]
+        name = message.get("name") or role
+        where = f"message {index} ({role})"
+        content = _content(message, where)
+        if role == "assistant":
+            keep = index >= kept_from
+            reasoning = message.get("reasoning_content") or "" if keep else ""
+            body = [THINK, reasoning, END_THINK, content, *_calls(message, where)]
+            yield _Turn(IM_ASSISTANT, name, body, complete_reasoning=keep)
+        elif role == "user":
+            yield _Turn(IM_USER, name, [content])
+        elif role == "tool":
+            call_id = message.get("tool_call_id")
+            if not call_id:
+                raise BaltoroError(f"{where} has no tool_call_id: say which call it answers.")
+            yield _Turn(IM_SYSTEM, name, [f"## Return of {call_id}\n{content}"])
+        else:
+            yield _Turn(IM_SYSTEM, name, [Constant(content)])
+
+
+def _calls(message: Message, where: str) -> list[str]:
+    calls = message.get("tool_calls")
+    if not calls:
+        return []
+    parts: list[str] = [SECTION_BEGIN]
+    for call in calls:
+        if not call.get("id"):
+            raise BaltoroError(f"{where} has a tool call without an id: give each its own id.")
+        arguments = call["function"].get("arguments")
+        if arguments is None:
+            arguments = {}
+        if not isinstance(arguments, str):
+            arguments = json.dumps(arguments, ensure_ascii=False)
+        parts += [CALL_BEGIN, call["id"], ARGUMENT_BEGIN, arguments, CALL_END]
+    return [*parts, SECTION_END]
+
+
+def _content(message: Message, where: str) -> str:
+    content = message.get("content")
+    if content is None:
+        return ""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        kind = type(content).__name__
+        raise BaltoroError(f"{where}: content is a {kind}; it must be text or a list of parts.")
+    texts = []
+    for part in content:
+        text = part.get("text") if isinstance(part, dict) else part
+        if not isinstance(text, str):
+            kind = part.get("type") if isinstance(part, dict) else type(part).__name__
+            raise BaltoroError(f"{where}: a content part is of type '{kind}'; only text is read.")
+        texts.append(text)
+    return "".join(texts)
+
+
+def _tools_json(tools: Iterable[Tool], sort_keys: bool) -> str:
+    """Compact JSON. Nulls that clients add beside a schema go; the schema stays as given."""
+    declared: list[dict[str, Any]] = []
+    for tool in tools:
+        tool = {key: value for key, value in tool.items() if value is not None}
+        if isinstance(function := tool.get("function"), dict):
+            tool["function"] = {key: value for key, value in function.items() if value is not None}
+        declared.append(tool)
+    return json.dumps(declared, ensure_ascii=False, separators=(",", ":"), sort_keys=sort_keys)
+
+
+def _append_ids(ids: list[int], tokenizer: Tokenizer, parts: Iterable[str]) -> None:
+    for part in parts:
+        if isinstance(part, Marker):
+            ids.append(tokenizer.special_ids[part])
+        elif isinstance(part, Constant):
+            ids.extend(_encode_constant(tokenizer, part))
+        elif part:
+            ids.extend(tokenizer.encode(part))
+
+
+@lru_cache(maxsize=1024)
+def _encode_constant(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
+    return tuple(tokenizer.encode(text))
+
+
+_NATIVE_ID = re.compile(r"functions\.(?P<name>.+):(?P<index>\d+)", re.DOTALL)
+
+
+def with_native_ids(messages: Sequence[Message]) -> list[Message]:
+    """The conversation with every call id in the form `functions.NAME:INDEX`.
+
+    Native ids are kept, `NAME:INDEX` gets its prefix, any other id becomes the call's name and the
+    highest index seen so far plus 1. Only what came before decides, so a growing conversation keeps
+    its prefix. Results follow their calls. The messages given are not changed.
+    """
+    highest = -1
+    renamed: dict[str, str] = {}
+    result: list[Message] = []
+    for message in messages:
+        if calls := message.get("tool_calls"):
+            native_calls = []
+            for call in calls:
+                id = _native_id(call.get("id") or "", call["function"]["name"], highest + 1)
+                highest = max(highest, _index(id))
+                renamed[call.get("id") or ""] = id
+                native_calls.append({**call, "id": id})
+            message = {**message, "tool_calls": native_calls}
+        elif message["role"] == "tool" and message.get("tool_call_id") in renamed:
+            message = {**message, "tool_call_id": renamed[message["tool_call_id"]]}
+        result.append(message)
+    return result
+
+
+def next_call_index(messages: Sequence[Message]) -> int:
+    """The index of the next call in this conversation: the highest so far plus 1."""
+    calls = [call for m in with_native_ids(messages) for call in m.get("tool_calls") or []]
+    return 1 + max((_index(call["id"]) for call in calls), default=-1)
+
+
+def _native_id(id: str, name: str, next_index: int) -> str:
+    if _NATIVE_ID.fullmatch(id):
+        return id
+    prefix, _, index = id.rpartition(":")
+    if prefix == name and index.isdecimal() and index.isascii():
+        return f"functions.{id}"
+    return f"functions.{name}:{next_index}"
+
+
+def _index(native_id: str) -> int:
+    return int(native_id.rpartition(":")[2])
