@@ -8,7 +8,9 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import re
 import tomllib
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +21,10 @@ T = TypeVar("T")
 
 class BaltoroError(ValueError):
     """A mistake of the user's. The command line shows the sentence without a traceback."""
+
+
+class ConfigWarning(UserWarning):
+    """A key of a configuration that changes nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +89,7 @@ class ModelConfig:
     bos_token_id: int | None = 163584
     eos_token_id: int | tuple[int, ...] = (163586, 163585)
     pad_token_id: int | None = 163839
+    torch_dtype: str = "bfloat16"  # of the weights on disk that are not packed; or "float32"
     quantization_config: QuantizationConfig | None = None
 
     @property
@@ -101,6 +108,404 @@ class ModelConfig:
 
     def is_moe_layer(self, layer: int) -> bool:
         return layer >= self.first_k_dense_replace
+
+    @classmethod
+    def from_json(
+        cls, source: str | Path | Mapping[str, Any], where: str = "config.json"
+    ) -> ModelConfig:
+        """Read a published `config.json`: a checkpoint folder, a file, or the parsed mapping.
+
+        The old spelling (`rope_theta`, `rope_scaling`, `torch_dtype`) and that of transformers 5
+        (`rope_parameters`, `dtype`) are both read. Stop tokens that only `generation_config.json`
+        of the folder names are added. Keys that change nothing give one `ConfigWarning`.
+
+        Raises `BaltoroError` for a key that is missing or of the wrong type, and for a value that
+        changes the computation in a way that is not supported.
+        """
+        if isinstance(source, Mapping):
+            return _ConfigReader(source, where).read()
+        path = Path(source)
+        path = path / "config.json" if path.is_dir() else path
+        config = _ConfigReader(read_json(path), str(path)).read()
+        return _with_generation_stops(config, path.with_name("generation_config.json"))
+
+    def to_json(self) -> str:
+        """The published `config.json`, in the spelling that the published checkpoint has."""
+        values = dataclasses.asdict(self) | _PUBLISHED_CONSTANTS
+        first, *others = self.eos_token_ids
+        values["eos_token_id"] = [first, *others] if others else first
+        if self.quantization_config is None:
+            del values["quantization_config"]
+        else:
+            values["quantization_config"] = published_quantization(self.quantization_config)
+        return json.dumps(dict(sorted(values.items())), indent=2) + "\n"
+
+
+# Keys of the published file that say nothing about the computation, with the values it has.
+_PUBLISHED_CONSTANTS: dict[str, Any] = {
+    "architectures": ["DeepseekV3ForCausalLM"],
+    "attention_dropout": 0.0,
+    "aux_loss_alpha": 0.001,
+    "ep_size": 1,
+    "moe_layer_freq": 1,
+    "num_nextn_predict_layers": 0,
+    "pretraining_tp": 1,
+    "seq_aux": True,
+    "use_cache": True,
+}
+
+# The one supported value of each key that changes the computation; `None` counts as absent.
+_SUPPORTED: dict[str, Any] = {
+    "attention_bias": False,
+    "hidden_act": "silu",
+    "moe_layer_freq": 1,
+    "n_group": 1,
+    "norm_topk_prob": True,
+    "num_nextn_predict_layers": 0,
+    "rope_interleave": True,
+    "scoring_func": "sigmoid",
+    "tie_word_embeddings": False,
+    "topk_group": 1,
+    "topk_method": "noaux_tc",
+}
+
+# Keys that may be absent; without every other field there is no telling what the weights are.
+_OPTIONAL = frozenset(_SUPPORTED) | {
+    "initializer_range",
+    "bos_token_id",
+    "pad_token_id",
+    "torch_dtype",
+    "rope_theta",
+    "rope_scaling",
+    "quantization_config",
+}
+
+# Known keys that are left unread without a word: training, bookkeeping, or implied by others.
+_SILENT = frozenset(_PUBLISHED_CONSTANTS) | {
+    "_name_or_path",
+    "auto_map",
+    "dtype",
+    "head_dim",
+    "qk_head_dim",
+    "rope_interleave",
+    "rope_parameters",
+    "transformers_version",
+}
+
+_YARN_KEYS = tuple(f.name for f in dataclasses.fields(YarnConfig) if f.name != "type")
+
+
+class _ConfigReader:
+    """Turns the mapping of one `config.json` into a `ModelConfig`, or says what is wrong."""
+
+    def __init__(self, values: Mapping[str, Any], where: str):
+        if "text_config" in values:  # a multimodal successor: its language model is inside
+            outer = {"quantization_config": values.get("quantization_config")}
+            values, where = outer | values["text_config"], f"{where}, text_config"
+        self.values, self.where = values, where
+
+    def fail(self, sentence: str) -> BaltoroError:
+        return BaltoroError(f"{self.where}: {sentence}")
+
+    def read(self) -> ModelConfig:
+        self.check_model_type()
+        self.check_supported()
+        theta, yarn = self.rope()
+        read: dict[str, Any] = {
+            "rope_theta": theta,
+            "rope_scaling": yarn,
+            "torch_dtype": self.dtype(),
+            "eos_token_id": self.eos(),
+            "quantization_config": self.quantization(),
+        }
+        for f in dataclasses.fields(ModelConfig):
+            if f.name not in read:
+                read[f.name] = self.plain(f)
+        config = ModelConfig(**read)
+        self.check_relations(config)
+        self.warn_of_idle_keys()
+        return config
+
+    def check_model_type(self) -> None:
+        found = self.values.get("model_type")
+        if found not in ("kimi_k2", "deepseek_v3"):
+            raise self.fail(
+                f"model_type is {json.dumps(found)}; supported are "
+                '"kimi_k2" and "deepseek_v3". Another architecture cannot be run.'
+            )
+
+    def check_supported(self) -> None:
+        for key, only in _SUPPORTED.items():
+            found = self.values.get(key)
+            if found is not None and found != only:
+                raise self.fail(
+                    f"{key} is {json.dumps(found)}, which changes the computation; "
+                    f"only {json.dumps(only)} is supported."
+                )
+
+    def plain(self, f: dataclasses.Field) -> Any:
+        """The value of a field that is a plain number, string or truth value."""
+        value = self.values.get(f.name)
+        if value is None and f.name in ("bos_token_id", "pad_token_id"):
+            return None
+        if value is None and f.name in _SUPPORTED:
+            return _SUPPORTED[f.name]
+        if value is None and f.name in _OPTIONAL:
+            return f.default
+        return self.typed(f.name, value, str(f.type).removesuffix(" | None"))
+
+    def typed(self, key: str, value: Any, kind: str) -> Any:
+        if value is None:
+            raise self.fail(f"{key} is missing; without it the weights cannot be read.")
+        if kind == "int" and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
+            raise self.fail(f"{key} is {json.dumps(value)}, but must be a whole number.")
+        if kind == "float":
+            if not isinstance(value, int | float) or isinstance(value, bool) or value <= 0:
+                raise self.fail(f"{key} is {json.dumps(value)}, but must be a positive number.")
+            return float(value)
+        return value
+
+    def dtype(self) -> str:
+        found = self.values.get("torch_dtype") or self.values.get("dtype") or "bfloat16"
+        if found not in ("bfloat16", "float32"):
+            raise self.fail(
+                f'torch_dtype is {json.dumps(found)}; supported are "bfloat16" and "float32".'
+            )
+        return found
+
+    def eos(self) -> int | tuple[int, ...]:
+        found = self.values.get("eos_token_id")
+        ids = found if isinstance(found, list) else [found]
+        if not ids:
+            raise self.fail("eos_token_id is an empty list; give the token that ends a reply.")
+        checked = tuple(self.typed("eos_token_id", i, "int") for i in ids)
+        return checked if isinstance(found, list) else checked[0]
+
+    def rope(self) -> tuple[float, YarnConfig | None]:
+        """`rope_theta` and the scaling, from either spelling."""
+        key = "rope_parameters" if self.values.get("rope_parameters") else "rope_scaling"
+        scaling = dict(self.values.get(key) or {})
+        theta = scaling.pop("rope_theta", self.values.get("rope_theta"))
+        theta = self.typed("rope_theta", theta, "float")
+        names = {scaling.pop(name) for name in ("rope_type", "type") if scaling.get(name)}
+        if names <= {"default"} and not scaling:
+            return theta, None
+        if names != {"yarn"}:
+            raise self.fail(
+                f"{key} has the type {json.dumps(sorted(names))}, which changes the computation; "
+                'only "yarn", or no scaling, is supported.'
+            )
+        return theta, self.yarn(key, scaling)
+
+    def yarn(self, key: str, scaling: dict[str, Any]) -> YarnConfig:
+        for name, only in (("attention_factor", None), ("truncate", True)):
+            found = scaling.pop(name, None)
+            if found is not None and found != only:
+                raise self.fail(
+                    f"{key}.{name} is {json.dumps(found)}, which changes the computation; "
+                    f"only {json.dumps(only)} is supported."
+                )
+        for name in scaling:
+            if name not in _YARN_KEYS:
+                raise self.fail(
+                    f"{key} has the unknown key '{name}', which may change the computation; "
+                    f"known are {', '.join(_YARN_KEYS)}."
+                )
+        for name in _YARN_KEYS:
+            if name not in scaling:
+                # Implementations differ in what they take for an absent one, and all run on.
+                raise self.fail(f"{key}.{name} is missing; write the value of the training.")
+        kinds = {f.name: str(f.type) for f in dataclasses.fields(YarnConfig)}
+        return YarnConfig(
+            **{name: self.typed(f"{key}.{name}", scaling[name], kinds[name]) for name in _YARN_KEYS}
+        )
+
+    def quantization(self) -> QuantizationConfig | None:
+        found = self.values.get("quantization_config")
+        if not found:
+            return None
+        _check_quantization(found, self.fail)
+        return QuantizationConfig()
+
+    def check_relations(self, config: ModelConfig) -> None:
+        """What must hold between keys for the weights to have a meaning."""
+        for f in dataclasses.fields(config):
+            zero_is_fine = f.name in ("first_k_dense_replace",) or f.name.endswith("token_id")
+            if str(f.type) == "int" and not zero_is_fine and getattr(config, f.name) == 0:
+                raise self.fail(f"{f.name} is 0, but must be at least 1.")
+        if config.qk_rope_head_dim % 2:
+            raise self.fail(
+                f"qk_rope_head_dim is {config.qk_rope_head_dim}, but numbers are rotated in "
+                "pairs: it must be even."
+            )
+        if config.num_key_value_heads != config.num_attention_heads:
+            raise self.fail(
+                f"num_key_value_heads is {config.num_key_value_heads}, but latent attention has "
+                f"as many as num_attention_heads, {config.num_attention_heads}."
+            )
+        for key, most in (
+            ("first_k_dense_replace", "num_hidden_layers"),
+            ("num_experts_per_tok", "n_routed_experts"),
+        ):
+            if getattr(config, key) > getattr(config, most):
+                raise self.fail(
+                    f"{key} is {getattr(config, key)}, more than {most}, {getattr(config, most)}."
+                )
+        tokens = (config.bos_token_id, config.pad_token_id, *config.eos_token_ids)
+        for token in tokens:
+            if token is not None and token >= config.vocab_size:
+                raise self.fail(
+                    f"the special token {token} is outside of vocab_size, {config.vocab_size}."
+                )
+        self.check_groups(config)
+
+    def check_groups(self, config: ModelConfig) -> None:
+        if config.quantization_config is None:
+            return
+        group = config.quantization_config.group_size
+        for key in ("hidden_size", "moe_intermediate_size"):
+            if getattr(config, key) % group:
+                raise self.fail(
+                    f"{key} is {getattr(config, key)}, but quantized experts need a multiple of "
+                    f"the group size, {group}."
+                )
+
+    def warn_of_idle_keys(self) -> None:
+        known = {f.name for f in dataclasses.fields(ModelConfig)} | _SILENT
+        idle = [key for key in self.values if key not in known]
+        if self.values.get("attention_dropout"):
+            idle.append("attention_dropout")
+        if idle:
+            keys = ", ".join(f"'{key}'" for key in idle)
+            warnings.warn(
+                f"{self.where}: not used and without effect here: {keys}.",
+                ConfigWarning,
+                stacklevel=4,
+            )
+
+
+def _with_generation_stops(config: ModelConfig, path: Path) -> ModelConfig:
+    """Add the stop tokens that only `generation_config.json` names; the file is optional."""
+    if not path.exists():
+        return config
+    found = read_json(path).get("eos_token_id")
+    listed = found if isinstance(found, list) else [found]
+    extra = [i for i in listed if isinstance(i, int) and i not in config.eos_token_ids]
+    if not extra:
+        return config
+    return dataclasses.replace(config, eos_token_id=(*config.eos_token_ids, *extra))
+
+
+# What compressed-tensors calls K2's INT4: the routed experts' matrices and nothing else.
+_QUANTIZED_WEIGHTS: dict[str, Any] = {
+    "actorder": None,
+    "block_structure": None,
+    "dynamic": False,
+    "group_size": 32,
+    "num_bits": 4,
+    "observer": "minmax",
+    "observer_kwargs": {},
+    "strategy": "group",
+    "symmetric": True,
+    "type": "int",
+}
+_QUANTIZED_IGNORE = (
+    "lm_head",
+    "re:.*self_attn.*",
+    "re:.*shared_experts.*",
+    r"re:.*mlp\.(gate|up|gate_up|down)_proj.*",
+)
+
+
+def published_quantization(quantization: QuantizationConfig) -> dict[str, Any]:
+    """`quantization_config` as the published checkpoint has it."""
+    weights = _QUANTIZED_WEIGHTS | dataclasses.asdict(quantization)
+    group = {
+        "input_activations": None,
+        "output_activations": None,
+        "targets": ["Linear"],
+        "weights": weights,
+    }
+    return {
+        "config_groups": {"group_0": group},
+        "format": "pack-quantized",
+        "ignore": list(_QUANTIZED_IGNORE),
+        "kv_cache_scheme": None,
+        "quant_method": "compressed-tensors",
+        "quantization_status": "compressed",
+    }
+
+
+def _check_quantization(found: Mapping[str, Any], fail: Any) -> None:
+    """Refuse every `quantization_config` but K2's, naming the first key that differs."""
+
+    def check(key: str, value: Any, *supported: Any) -> None:
+        if value not in supported:
+            raise fail(
+                f"quantization_config.{key} is {json.dumps(value)}; only K2's INT4 layout is "
+                f"supported, which has {json.dumps(supported[0])}."
+            )
+
+    check("quant_method", found.get("quant_method"), "compressed-tensors")
+    check("format", found.get("format"), "pack-quantized")
+    check("quantization_status", found.get("quantization_status", "compressed"), "compressed")
+    check("kv_cache_scheme", found.get("kv_cache_scheme"), None)
+    groups = list((found.get("config_groups") or {}).items())
+    check("config_groups", len(groups), 1)
+    name, group = groups[0]
+    check(f"config_groups.{name}.targets", group.get("targets"), ["Linear"], ["MoE"])
+    for side in ("input_activations", "output_activations"):
+        check(f"config_groups.{name}.{side}", group.get(side), None)
+    weights = group.get("weights") or {}
+    for key in ("num_bits", "type", "symmetric", "strategy", "group_size"):
+        check(f"config_groups.{name}.weights.{key}", weights.get(key), _QUANTIZED_WEIGHTS[key])
+    for key in ("actorder", "block_structure"):
+        check(f"config_groups.{name}.weights.{key}", weights.get(key), None)
+    check(f"config_groups.{name}.weights.dynamic", weights.get("dynamic", False), False)
+    _check_ignore(found.get("ignore") or [], fail)
+
+
+def _check_ignore(ignore: list[str], fail: Any) -> None:
+    """The patterns must leave exactly the routed experts to be quantized."""
+
+    def is_ignored(module: str) -> bool:
+        return any(
+            re.match(p[3:], module) is not None if p.startswith("re:") else p == module
+            for p in ignore
+        )
+
+    layer = "model.layers.1"
+    plain = ["lm_head", f"{layer}.mlp.gate_proj", f"{layer}.mlp.up_proj", f"{layer}.mlp.down_proj"]
+    plain += [f"{layer}.self_attn.{p}_proj" for p in ("q_a", "q_b", "kv_b", "o")]
+    plain += [f"{layer}.self_attn.kv_a_proj_with_mqa"]
+    plain += [f"{layer}.mlp.shared_experts.{p}_proj" for p in ("gate", "up", "down")]
+    for module in plain:
+        if not is_ignored(module):
+            raise fail(
+                f"quantization_config.ignore does not cover {module}, so it would be quantized; "
+                "only routed experts may be."
+            )
+    for projection in ("gate", "up", "down"):
+        module = f"{layer}.mlp.experts.0.{projection}_proj"
+        if is_ignored(module):
+            raise fail(
+                f"quantization_config.ignore covers {module}, but the routed experts are what "
+                "is quantized."
+            )
+
+
+def read_json(path: str | Path) -> dict[str, Any]:
+    """One JSON object from a file. Raises `BaltoroError` if it is absent or is not one."""
+    path = Path(path)
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BaltoroError(f"there is no file {path}.") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise BaltoroError(f"{path} is not valid JSON: {error}.") from None
+    if not isinstance(values, dict):
+        raise BaltoroError(f"{path} holds {type(values).__name__}, but must hold a JSON object.")
+    return values
 
 
 def from_mapping(cls: type[T], values: Mapping[str, Any], where: str) -> T:
