@@ -1,1 +1,1 @@
-"""Each fast operation by name: native where it is built and supported, numpy reference otherwise."""
+"""Fast operations: native where built and supported, numpy reference otherwise."""
