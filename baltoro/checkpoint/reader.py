@@ -107,6 +107,23 @@ def _check_index(
 
 def check_tensors(tensors: TensorMap, expected: Mapping[str, TensorSpec], folder: Path) -> None:
     """Compare what the files hold with what the configuration asks for."""
+    check_names(tensors, expected, folder)
+    for name, wanted in expected.items():
+        path, found = tensors.spec(name)
+        if found.shape != wanted.shape:
+            raise BaltoroError(
+                f"{path}: tensor {name} has the shape {list(found.shape)}, but config.json asks "
+                f"for {list(wanted.shape)}."
+            )
+        if found.dtype != wanted.dtype:
+            raise BaltoroError(
+                f"{path}: tensor {name} has the type {found.dtype}, but config.json asks for "
+                f"{wanted.dtype}."
+            )
+
+
+def check_names(tensors: TensorMap, expected: Mapping[str, TensorSpec], folder: Path) -> None:
+    """Every expected tensor is there, and no other."""
     missing = [name for name in expected if name not in tensors]
     if missing:
         raise BaltoroError(
@@ -120,18 +137,6 @@ def check_tensors(tensors: TensorMap, expected: Mapping[str, TensorSpec], folder
             f"{path}: tensor {extra[0]} is unexpected{_and_others(extra)}. "
             "config.json describes a model without it; the two do not belong together."
         )
-    for name, wanted in expected.items():
-        path, found = tensors.spec(name)
-        if found.shape != wanted.shape:
-            raise BaltoroError(
-                f"{path}: tensor {name} has the shape {list(found.shape)}, but config.json asks "
-                f"for {list(wanted.shape)}."
-            )
-        if found.dtype != wanted.dtype:
-            raise BaltoroError(
-                f"{path}: tensor {name} has the type {found.dtype}, but config.json asks for "
-                f"{wanted.dtype}."
-            )
 
 
 def _and_others(names: list[str]) -> str:

@@ -35,6 +35,7 @@ DTYPES = {
 }
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _ALIGNMENT = 64  # bytes; where the data begins in files written here
+_PIECE = 1 << 22  # numbers converted and written at a time
 
 
 @dataclass(frozen=True)
@@ -127,14 +128,19 @@ class ShardWriter:
             offset += spec.nbytes
         text = json.dumps(header, separators=(",", ":")).encode()
         text += b" " * (-(8 + len(text)) % _ALIGNMENT)
+        self._specs = specs
         self._offsets = {name: 8 + len(text) + first for name, first in offsets.items()}
         self._file = path.open("wb")
         self._file.write(len(text).to_bytes(8, "little") + text)
         self._file.truncate(8 + len(text) + offset)
 
     def write(self, name: str, array: NDArray) -> None:
+        """Write one tensor, converted to its specified type a piece at a time."""
         self._file.seek(self._offsets[name])
-        self._file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+        flat, dtype = array.reshape(-1), self._specs[name].dtype
+        for start in range(0, flat.size, _PIECE):
+            piece = np.ascontiguousarray(flat[start : start + _PIECE], dtype=dtype)
+            self._file.write(piece.view(np.uint8).data)
 
     def close(self) -> None:
         self._file.flush()

@@ -1,0 +1,146 @@
+"""Writes a checkpoint folder in the published form: all of it, or nothing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from numpy.typing import NDArray
+
+from baltoro.checkpoint.layout import PLAIN_DTYPES, TensorSpec, expected_tensors
+from baltoro.checkpoint.reader import INDEX, SINGLE
+from baltoro.checkpoint.shards import ShardWriter
+from baltoro.config import BaltoroError, ModelConfig
+
+SHARD_BYTES = 5_000_000_000
+
+
+def write_checkpoint(
+    folder: str | Path,
+    config: ModelConfig,
+    tensors: Iterable[tuple[str, NDArray]],
+    *,
+    shard_bytes: int = SHARD_BYTES,
+    files: Iterable[str | Path] = (),
+    replace: bool = False,
+) -> None:
+    """Write `tensors`, which come by published name in any order and are held one at a time.
+
+    f32 and bf16 arrays are converted to the type that `config.torch_dtype` asks for. `files`
+    (the tokenizer's, a template) are copied in. The folder appears only when it is complete;
+    with `replace` a folder that is already there gives way to it.
+
+    Raises `BaltoroError` if the folder exists and is not empty, and ValueError, naming the
+    tensor, if one is missing, unexpected, given twice, or of the wrong shape or type.
+    """
+    with complete_folder(Path(folder), replace) as partial:
+        (partial / "config.json").write_text(config.to_json())
+        (partial / "generation_config.json").write_text(generation_json(config))
+        _write_tensors(partial, expected_tensors(config), tensors, shard_bytes)
+        for file in files:
+            shutil.copy(file, partial / Path(file).name)
+
+
+def generation_json(config: ModelConfig) -> str:
+    """`generation_config.json`: what generates in the way the model was trained."""
+    first, *others = config.eos_token_ids
+    values = {
+        "bos_token_id": config.bos_token_id,
+        "do_sample": True,
+        "eos_token_id": [first, *others] if others else first,
+        "pad_token_id": config.pad_token_id,
+        "temperature": 1.0,
+    }
+    return json.dumps({k: v for k, v in values.items() if v is not None}, indent=2) + "\n"
+
+
+@contextmanager
+def complete_folder(folder: Path, replace: bool) -> Iterator[Path]:
+    """A folder beside `folder` to write into, which takes its name if nothing goes wrong."""
+    folder = folder.absolute()
+    if folder.exists() and not replace and (not folder.is_dir() or any(folder.iterdir())):
+        raise BaltoroError(f"{folder} is there already. Choose another name or remove it.")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.partial-", dir=folder.parent))
+    try:
+        partial.chmod(0o755)
+        yield partial
+        _take_name(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _take_name(partial: Path, folder: Path) -> None:
+    if not folder.exists():
+        partial.rename(folder)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old-", dir=folder.parent))
+    folder.rename(old / folder.name)
+    partial.rename(folder)
+    shutil.rmtree(old)
+
+
+def _write_tensors(
+    folder: Path,
+    specs: Mapping[str, TensorSpec],
+    tensors: Iterable[tuple[str, NDArray]],
+    shard_bytes: int,
+) -> None:
+    plan = _plan_shards(specs, shard_bytes)
+    writers = {file: ShardWriter(folder / file, part) for file, part in plan.items()}
+    file_of = {name: file for file, part in plan.items() for name in part}
+    try:
+        unwritten = set(specs)
+        for name, array in tensors:
+            _check_array(name, array, specs, unwritten)
+            writers[file_of[name]].write(name, array)
+            unwritten.remove(name)
+        if unwritten:
+            first = next(name for name in specs if name in unwritten)
+            raise ValueError(f"tensor {first} was not given; {len(unwritten)} in all are missing.")
+    finally:
+        for writer in writers.values():
+            writer.close()
+    if list(plan) != [SINGLE]:
+        total = sum(spec.nbytes for spec in specs.values())
+        index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(file_of.items()))}
+        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+
+
+def _plan_shards(
+    specs: Mapping[str, TensorSpec], shard_bytes: int
+) -> dict[str, dict[str, TensorSpec]]:
+    """Files by name, each with its tensors, none above `shard_bytes` unless one tensor is."""
+    parts: list[dict[str, TensorSpec]] = [{}]
+    size = 0
+    for name, spec in specs.items():
+        if parts[-1] and size + spec.nbytes > shard_bytes:
+            parts.append({})
+            size = 0
+        parts[-1][name] = spec
+        size += spec.nbytes
+    if len(parts) == 1:
+        return {SINGLE: parts[0]}
+    count = len(parts)
+    return {f"model-{i:05}-of-{count:05}.safetensors": p for i, p in enumerate(parts, start=1)}
+
+
+def _check_array(
+    name: str, array: NDArray, specs: Mapping[str, TensorSpec], unwritten: set[str]
+) -> None:
+    if name not in specs:
+        raise ValueError(f"tensor {name} does not belong to this configuration.")
+    if name not in unwritten:
+        raise ValueError(f"tensor {name} was given twice.")
+    spec = specs[name]
+    if array.shape != spec.shape:
+        raise ValueError(
+            f"tensor {name} has the shape {list(array.shape)}; needed is {list(spec.shape)}."
+        )
+    convertible = spec.dtype in PLAIN_DTYPES.values() and array.dtype in PLAIN_DTYPES.values()
+    if array.dtype != spec.dtype and not convertible:
+        raise ValueError(f"tensor {name} has the type {array.dtype}; needed is {spec.dtype}.")
