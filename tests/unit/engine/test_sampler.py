@@ -1,0 +1,174 @@
+"""Sampling against its definition, written down a second time without any shortcut."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from numpy.typing import NDArray
+
+from baltoro.chat.chat_model import Sampling
+from baltoro.config import BaltoroError
+from baltoro.engine.sampler import check_sampling, distribution, largest, sample, uniform
+
+# Steps of a quarter make ties frequent, which is where filters go wrong.
+LOGITS = hnp.arrays(
+    np.float32, st.integers(1, 300), elements=st.integers(-80, 80).map(lambda i: np.float32(i / 4))
+)
+SAMPLING = st.builds(
+    Sampling,
+    temperature=st.sampled_from([0.1, 0.6, 1.0, 1.7]),
+    top_p=st.sampled_from([0.05, 0.5, 0.95, 1.0]),
+    top_k=st.sampled_from([0, 1, 2, 20, 1000]),
+    min_p=st.sampled_from([0.0, 0.01, 0.3, 1.0]),
+)
+CLOSE = 1e-9
+
+
+def defined_distribution(logits: NDArray, sampling: Sampling) -> dict[int, float]:
+    """Temperature, min_p, top_k, top_p in turn, each renormalised; ties go to the lower id."""
+    highest = max(map(float, logits))
+    weights = {
+        i: math.exp((float(x) - highest) / sampling.temperature) for i, x in enumerate(logits)
+    }
+    weights = {i: w for i, w in weights.items() if w >= sampling.min_p}
+    order = sorted(weights, key=lambda i: (-weights[i], i))
+    if sampling.top_k:
+        order = order[: sampling.top_k]
+    if sampling.top_p < 1:
+        total = math.fsum(weights[i] for i in order)
+        kept: list[int] = []
+        for i in order:
+            kept.append(i)
+            mass = math.fsum(weights[j] for j in kept) / total
+            assume(abs(mass - sampling.top_p) > CLOSE)  # too close to call in floats
+            if mass > sampling.top_p:
+                break
+        order = kept
+    total = math.fsum(weights[i] for i in order)
+    return {i: weights[i] / total for i in order}
+
+
+@given(LOGITS, SAMPLING)
+@settings(deadline=None)
+def test_filtered_distribution_is_the_defined_one(logits: NDArray, sampling: Sampling):
+    expected = defined_distribution(logits, sampling)
+    tokens, weights = distribution(logits.astype(np.float64), sampling)
+    found = dict(zip(tokens.tolist(), (weights / weights.sum()).tolist(), strict=True))
+    assert found == pytest.approx(expected, rel=CLOSE)
+
+
+@given(LOGITS, SAMPLING, st.integers(-(2**63), 2**63 - 1), st.integers(0, 10**6))
+@settings(deadline=None)
+def test_a_token_is_drawn_where_the_random_number_falls(
+    logits: NDArray, sampling: Sampling, seed: int, position: int
+):
+    draw = sample(logits, sampling, seed, position)
+    expected = defined_distribution(logits, sampling)
+    assert draw.sampled_logprob == pytest.approx(math.log(expected[draw.id]), abs=CLOSE)
+    tokens, _ = distribution(logits.astype(np.float64), sampling)
+    order = tokens.tolist()
+    below = math.fsum(expected[i] for i in order[: order.index(draw.id)])
+    number = uniform(seed, position)
+    assert below - CLOSE <= number <= below + expected[draw.id] + CLOSE
+
+
+@given(LOGITS, SAMPLING)
+@settings(deadline=None)
+def test_raw_logprob_ignores_temperature_and_filters(logits: NDArray, sampling: Sampling):
+    draw = sample(logits, replace(sampling, top_logprobs=20), seed=1, position=2)
+    total = math.fsum(math.exp(float(x) - float(logits.max())) for x in logits)
+    logprob = [float(x) - float(logits.max()) - math.log(total) for x in logits]
+    assert draw.logprob == pytest.approx(logprob[draw.id], abs=CLOSE)
+    best = sorted(range(len(logits)), key=lambda i: (-logprob[i], i))[:20]
+    assert list(draw.top_logprobs) == best
+    assert list(draw.top_logprobs.values()) == pytest.approx([logprob[i] for i in best], abs=CLOSE)
+
+
+@given(LOGITS)
+@settings(deadline=None)
+def test_temperature_zero_takes_the_most_likely_token_and_of_equals_the_lowest_id(logits: NDArray):
+    draw = sample(logits, Sampling(temperature=0, top_p=0.1), seed=5, position=0)
+    assert draw.id == logits.tolist().index(max(logits.tolist()))
+    assert draw.sampled_logprob == 0.0
+
+
+def test_a_tiny_temperature_neither_overflows_nor_draws_unlikely_tokens():
+    logits = np.array([0.0, 1.0, 0.5], dtype=np.float32)
+    draws = {sample(logits, Sampling(temperature=1e-300), 3, p).id for p in range(50)}
+    assert draws == {1}
+
+
+def test_random_numbers_are_uniform_over_positions_and_over_seeds():
+    by_position = sorted(uniform(7, position) for position in range(4000))
+    by_seed = sorted(uniform(seed, 7) for seed in range(4000))
+    for numbers in (by_position, by_seed):
+        distance = max(abs(u - i / 4000) for i, u in enumerate(numbers))
+        assert distance < 0.03  # Kolmogorov and Smirnov: 0.1 % of good generators exceed 0.031
+
+
+def test_a_forced_token_is_certain_but_keeps_its_own_logprob():
+    logits = np.array([0.0, 3.0], dtype=np.float32)
+    draw = sample(logits, Sampling(), seed=1, position=1, choice=0)
+    assert (draw.id, draw.sampled_logprob) == (0, 0.0)
+    assert draw.logprob == pytest.approx(-math.log1p(math.exp(3)))
+
+
+@given(LOGITS, SAMPLING, st.data())
+@settings(deadline=None)
+def test_a_mask_renormalises_what_it_leaves(
+    logits: NDArray, sampling: Sampling, data: st.DataObject
+):
+    mask = data.draw(hnp.arrays(np.bool_, len(logits)).filter(lambda m: bool(m.any())))
+    draw = sample(logits, sampling, 11, 12, choice=mask)
+    allowed = np.flatnonzero(mask)
+    alone = sample(logits[allowed], sampling, 11, 12)
+    assert draw.id == allowed[alone.id]
+    assert draw.sampled_logprob == pytest.approx(alone.sampled_logprob, abs=CLOSE)
+
+
+def test_a_mask_that_allows_nothing_is_an_error():
+    mask = np.zeros(3, dtype=np.bool_)
+    with pytest.raises(ValueError, match="allows no token"):
+        sample(np.zeros(3, dtype=np.float32), Sampling(), 1, 1, choice=mask)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_logits_that_are_not_numbers_are_an_error(bad: float):
+    logits = np.array([0.0, bad, 1.0], dtype=np.float32)
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        sample(logits, Sampling(), 1, 1)
+
+
+@given(hnp.arrays(np.float64, st.integers(1, 50), elements=st.integers(0, 6)), st.integers(1, 60))
+def test_largest_is_the_head_of_a_full_stable_sort(values: NDArray, count: int):
+    assert largest(values, count).tolist() == np.argsort(-values, kind="stable")[:count].tolist()
+
+
+def test_nucleus_of_a_flat_distribution_over_a_whole_vocabulary():
+    tokens, _ = distribution(np.zeros(163840), Sampling(top_p=0.75))
+    assert tokens.tolist() == list(range(122880))
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"temperature": -0.1},
+        {"temperature": math.nan},
+        {"top_p": 0.0},
+        {"top_p": 1.5},
+        {"top_k": -1},
+        {"min_p": 2.0},
+        {"max_tokens": 0},
+        {"top_logprobs": 21},
+        {"thinking_budget": -1},
+    ],
+)
+def test_a_setting_out_of_range_is_named(bad: dict):
+    with pytest.raises(BaltoroError, match=next(iter(bad))):
+        check_sampling(Sampling(**bad))
