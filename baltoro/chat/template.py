@@ -235,7 +235,7 @@ def _encode_constant(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
     return tuple(tokenizer.encode(text))
 
 
-_NATIVE_ID = re.compile(r"functions\.(?P<name>.+):(?P<index>\d+)", re.DOTALL)
+_NATIVE_ID = re.compile(r"functions\..+:[0-9]{1,9}", re.DOTALL)
 
 
 def with_native_ids(messages: Sequence[Message]) -> list[Message]:
@@ -272,9 +272,9 @@ def next_call_index(messages: Sequence[Message]) -> int:
 def _native_id(id: str, name: str, next_index: int) -> str:
     if _NATIVE_ID.fullmatch(id):
         return id
-    prefix, _, index = id.rpartition(":")
-    if prefix == name and index.isdecimal() and index.isascii():
-        return f"functions.{id}"
+    prefixed = f"functions.{id}"
+    if id.startswith(f"{name}:") and _NATIVE_ID.fullmatch(prefixed):
+        return prefixed
     return f"functions.{name}:{next_index}"
 
 
