@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from baltoro.checkpoint.convert import export_int4
+from baltoro.checkpoint.convert import export_int4, unpack_weight
 from baltoro.checkpoint.layout import BFLOAT16, expected_tensors
-from baltoro.checkpoint.writer import write_checkpoint
+from baltoro.checkpoint.reader import Checkpoint
 from baltoro.config import ModelConfig, YarnConfig
 
 _TINY = ModelConfig(
@@ -94,8 +94,12 @@ def write_random_int4(folder: Path, config: ModelConfig, seed: int) -> ModelConf
     return export_int4(folder, config, random_tensors(config, seed), shard_bytes=100_000)
 
 
-def write_random_f32(folder: Path, config: ModelConfig, seed: int) -> ModelConfig:
-    """An unquantized float32 checkpoint in one file; returns its configuration."""
-    plain = dataclasses.replace(config, torch_dtype="float32", quantization_config=None)
-    write_checkpoint(folder, plain, random_tensors(plain, seed))
-    return plain
+def exact_tensors(checkpoint: Checkpoint) -> Iterator[tuple[str, NDArray]]:
+    """The tensors of a packed checkpoint in float32, experts as code * scale without rounding."""
+    for name, array in checkpoint.tensors.items():
+        if name.endswith(".weight_packed"):
+            stem = name.removesuffix("_packed")
+            scale, shape = (checkpoint.tensors[f"{stem}_{part}"] for part in ("scale", "shape"))
+            yield stem, unpack_weight(array, scale, shape)
+        elif not name.endswith((".weight_scale", ".weight_shape")):
+            yield name, array.astype(np.float32)
