@@ -1,0 +1,153 @@
+"""Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434, section 2.1), in its two forms.
+
+Shape legend, used in comments and as einsum letters throughout this file:
+  B batch    T query tokens    S cached + new tokens    D hidden_size    H num_attention_heads
+  N qk_nope_head_dim    R qk_rope_head_dim    V v_head_dim    C kv_lora_rank
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, einsum, nn
+
+from baltoro.config import ModelConfig
+from baltoro.model.rope import rotate, softmax_scale
+
+LATENT_NORM_EPS = 1e-6  # the published model's latent norms do not use rms_norm_eps
+
+
+class LatentCache:
+    """What attention remembers of one layer: the latent (B, S, C) and rotary key (B, S, R)."""
+
+    def __init__(self) -> None:
+        self.latent: Tensor | None = None
+        self.k_rope: Tensor | None = None
+
+    def __len__(self) -> int:
+        return 0 if self.latent is None else self.latent.shape[1]
+
+    def append(self, latent: Tensor, k_rope: Tensor) -> tuple[Tensor, Tensor]:
+        if self.latent is not None and self.k_rope is not None:
+            latent = torch.cat((self.latent, latent), dim=1)
+            k_rope = torch.cat((self.k_rope, k_rope), dim=1)
+        self.latent, self.k_rope = latent, k_rope
+        return latent, k_rope
+
+
+class MultiHeadLatentAttention(nn.Module):
+    """Attention whose keys and values are expanded from one small latent per token.
+
+    The cache holds `kv_lora_rank + qk_rope_head_dim` numbers per token, shared by all heads.
+    Weight names follow the published checkpoint.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.scale = softmax_scale(config)
+        D, H, C = config.hidden_size, config.num_attention_heads, config.kv_lora_rank
+        self.q_a_proj = nn.Linear(D, config.q_lora_rank, bias=False)
+        self.q_a_layernorm = nn.RMSNorm(config.q_lora_rank, LATENT_NORM_EPS)
+        self.q_b_proj = nn.Linear(config.q_lora_rank, H * config.qk_head_dim, bias=False)
+        self.kv_a_proj_with_mqa = nn.Linear(D, config.latent_dim, bias=False)
+        self.kv_a_layernorm = nn.RMSNorm(C, LATENT_NORM_EPS)
+        kv_b_width = config.qk_nope_head_dim + config.v_head_dim
+        self.kv_b_proj = nn.Linear(C, H * kv_b_width, bias=False)
+        self.o_proj = nn.Linear(H * config.v_head_dim, D, bias=False)
+        # Largest pre-softmax logit of each head since it was last read; None records nothing.
+        self.max_logits: Tensor | None = None
+
+    def forward(self, x: Tensor, rope: Tensor, cache: LatentCache | None = None) -> Tensor:
+        q_nope, q_rope = self.queries(x, rope)  # (B, T, H, N), (B, T, H, R)
+        latent, k_rope = self.latents(x, rope)  # (B, T, C),    (B, T, R)
+        if cache is not None:
+            latent, k_rope = cache.append(latent, k_rope)  # (B, S, C), (B, S, R)
+        k_nope, v = self.expand(latent)  # (B, S, H, N), (B, S, H, V)
+
+        # The rotary key is shared by every head.
+        k_rope = k_rope[:, :, None].expand(-1, -1, self.config.num_attention_heads, -1)
+        q = torch.cat((q_nope, q_rope), dim=-1).transpose(1, 2)  # (B, H, T, N + R)
+        k = torch.cat((k_nope, k_rope), dim=-1).transpose(1, 2)  # (B, H, S, N + R)
+        if self.max_logits is not None:
+            self.max_logits = torch.maximum(self.max_logits, max_logits(q, k, self.scale))
+        out = causal_attention(q, k, v.transpose(1, 2), self.scale)  # (B, H, T, V)
+        return self.o_proj(out.transpose(1, 2).flatten(2))  # (B, T, D)
+
+    def queries(self, x: Tensor, rope: Tensor) -> tuple[Tensor, Tensor]:
+        q = self.q_b_proj(self.q_a_layernorm(self.q_a_proj(x)))
+        q = q.unflatten(-1, (self.config.num_attention_heads, -1))
+        q_nope, q_rope = q.split(
+            (self.config.qk_nope_head_dim, self.config.qk_rope_head_dim), dim=-1
+        )
+        return q_nope, rotate(q_rope, rope[:, None])
+
+    def latents(self, x: Tensor, rope: Tensor) -> tuple[Tensor, Tensor]:
+        latent, k_rope = self.kv_a_proj_with_mqa(x).split(
+            (self.config.kv_lora_rank, self.config.qk_rope_head_dim), dim=-1
+        )
+        return self.kv_a_layernorm(latent), rotate(k_rope, rope)
+
+    def expand(self, latent: Tensor) -> tuple[Tensor, Tensor]:
+        kv = self.kv_b_proj(latent).unflatten(-1, (self.config.num_attention_heads, -1))
+        return kv.split((self.config.qk_nope_head_dim, self.config.v_head_dim), dim=-1)
+
+
+class AbsorbedLatentAttention(MultiHeadLatentAttention):
+    """The same attention computed in the latent space, as an inference engine does.
+
+    The key and value halves of kv_b_proj move to the query and to the output, so that nothing
+    per head is ever made for a cached token.
+    """
+
+    def forward(self, x: Tensor, rope: Tensor, cache: LatentCache | None = None) -> Tensor:
+        q_nope, q_rope = self.queries(x, rope)  # (B, T, H, N), (B, T, H, R)
+        latent, k_rope = self.latents(x, rope)  # (B, T, C),    (B, T, R)
+        if cache is not None:
+            latent, k_rope = cache.append(latent, k_rope)  # (B, S, C), (B, S, R)
+        kv_b = self.kv_b_proj.weight.unflatten(0, (self.config.num_attention_heads, -1))
+        w_k, w_v = kv_b.split((self.config.qk_nope_head_dim, self.config.v_head_dim), dim=1)
+
+        q_latent = einsum("bthn,hnc->bthc", q_nope, w_k)
+        scores = einsum("bthc,bsc->bhts", q_latent, latent)
+        scores = scores + einsum("bthr,bsr->bhts", q_rope, k_rope)
+        scores = scores * self.scale + causal_bias(scores)  # (B, H, T, S)
+        weights = scores.softmax(dim=-1, dtype=torch.float32).type_as(latent)
+        out_latent = einsum("bhts,bsc->bthc", weights, latent)
+        out = einsum("bthc,hvc->bthv", out_latent, w_v)
+        return self.o_proj(out.flatten(2))  # (B, T, D)
+
+
+def causal_bias(scores: Tensor) -> Tensor:
+    """Minus infinity where a query would see a later token: (T, S), the queries being the last."""
+    T, S = scores.shape[-2:]
+    bias = scores.new_full((T, S), float("-inf"))
+    return bias.triu(diagonal=S - T + 1)
+
+
+def causal_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    """softmax(q k^T scale) v under the causal mask: (B, H, T, V)."""
+    if q.shape[2] == k.shape[2]:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale)
+    bias = causal_bias(q.new_empty(q.shape[2], k.shape[2]))
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale)
+
+
+@torch.no_grad()
+def max_logits(q: Tensor, k: Tensor, scale: float, block: int = 128) -> Tensor:
+    """Exact largest causal logit of each head over batch and positions: (H,).
+
+    Goes over blocks of queries, so that the (T, S) matrix of scores is never held whole.
+    """
+    T, S = q.shape[2], k.shape[2]
+    best = q.new_full((q.shape[1],), float("-inf"))
+    for start in range(0, T, block):
+        stop = min(start + block, T)
+        seen = S - T + stop  # keys that the block's last query sees
+        scores = q[:, :, start:stop] @ k[:, :, :seen].transpose(-1, -2)
+        # Only the square at the end holds pairs in which the key is later than the query.
+        scores[..., seen - (stop - start) :] += causal_bias(
+            scores.new_empty(stop - start, stop - start)
+        )
+        best = torch.maximum(best, scores.amax(dim=(0, 2, 3)))
+    return best * scale

@@ -1,0 +1,115 @@
+"""The seam for problems with checkable answers: adding a task is adding a file.
+
+A task poses one problem inside a scene (a system prompt and the tools on offer), shows how it
+is solved, and judges an answer. Solutions are functions of the problem alone, so a demonstration
+has no chance in it. Training and evaluation problems are disjoint by construction: `split_of`
+sends each problem to one of them for good.
+"""
+
+from __future__ import annotations
+
+import random
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from baltoro.chat.messages import Message, Tool, ToolCall
+
+Split = Literal["train", "eval"]
+
+EVAL_SHARE = 10  # one problem in this many is kept for evaluation
+
+
+def split_of(problem: str) -> Split:
+    """Where a problem belongs, by the hash of its canonical text."""
+    return "eval" if zlib.crc32(problem.encode()) % EVAL_SHARE == 0 else "train"
+
+
+def draw(rng: random.Random, split: Split, make: Callable[[], tuple[str, ...]]) -> tuple[str, ...]:
+    """Draw problems until one belongs to `split`."""
+    while True:
+        problem = make()
+        if split_of(" ".join(problem)) == split:
+            return problem
+
+
+@dataclass(frozen=True)
+class ToolStyle:
+    """One way to declare a tool with a single string parameter."""
+
+    name: str
+    description: str
+    parameter: str
+    note: str = ""  # what the declaration says of the parameter
+    closed: bool = False  # whether it forbids other parameters in so many words
+
+    def schema(self) -> Tool:
+        declared = {"type": "string"} | ({"description": self.note} if self.note else {})
+        parameters: dict[str, Any] = {
+            "type": "object",
+            "properties": {self.parameter: declared},
+            "required": [self.parameter],
+        }
+        if self.closed:
+            parameters["additionalProperties"] = False
+        function = {"name": self.name, "description": self.description, "parameters": parameters}
+        return {"type": "function", "function": function}
+
+
+@dataclass
+class Scene:
+    """What surrounds a problem: who speaks, and which tools are on offer."""
+
+    system: str | None = None
+    python: ToolStyle | None = None  # runs Python code and returns what it prints
+    get: ToolStyle | None = None  # looks one key up
+    tools: list[Tool] = field(default_factory=list)  # all declarations, in the order shown
+    calls: int = 0  # calls made so far in the conversation
+
+    def call(self, style: ToolStyle, argument: str, thinking: str) -> tuple[Message, str]:
+        """An assistant turn that calls `style`, and the id of the call."""
+        call_id = f"functions.{style.name}:{self.calls}"
+        self.calls += 1
+        arguments = json_object(style.parameter, argument)
+        call = ToolCall(id=call_id, name=style.name, arguments=arguments)
+        turn = assistant("", thinking) | {"tool_calls": [call.to_message_part()]}
+        return turn, call_id
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """One problem as posed in a scene."""
+
+    task: str
+    question: str  # the user's message
+    solution: list[Message]  # assistant and tool turns that solve it
+    answer: str  # what `verify` looks for
+    table: dict[str, str] = field(default_factory=dict)  # what the `get` tool knows
+
+
+class Task(Protocol):
+    """A family of problems."""
+
+    name: str
+    needs: tuple[str, ...]  # which of a scene's tools it calls: "python", "get"
+
+    def pose(self, rng: random.Random, scene: Scene, split: Split) -> Problem: ...
+
+    def verify(self, problem: Problem, reply: str) -> bool:
+        """Whether the final reply states the right answer, and states it once."""
+        ...
+
+
+def assistant(content: str, thinking: str) -> Message:
+    return {"role": "assistant", "content": content, "reasoning_content": thinking}
+
+
+def tool_result(call_id: str, content: str) -> Message:
+    return {"role": "tool", "tool_call_id": call_id, "content": content}
+
+
+def json_object(key: str, value: str) -> str:
+    """{"key": "value"} for values that need no escapes beyond quotes and backslashes."""
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    return f'{{"{key}": "{escaped}"}}'

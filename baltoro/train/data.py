@@ -1,0 +1,61 @@
+"""Batches that are a function of seed and step, so that a resumed run sees what it would have.
+
+Shape legend:  B samples    T tokens
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Sample = tuple[list[int], list[int]]  # token ids, and 1 where the token is learned
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples of similar length, padded at the end; padding is never learned and never seen."""
+
+    inputs: Tensor  # (B, T) int64
+    targets: Tensor  # (B, T) int64, the next token
+    learned: Tensor  # (B, T) bool, where the target counts
+
+
+def draw_samples(
+    seed: int, step: int, num_tokens: int, make: Callable[[random.Random], Sample]
+) -> list[Sample]:
+    """Samples with at least `num_tokens` tokens in all, the same for the same seed and step."""
+    rng = random.Random(f"{seed}/{step}")
+    samples, total = [], 0
+    while total < num_tokens:
+        sample = make(rng)
+        samples.append(sample)
+        total += len(sample[0])
+    return samples
+
+
+def make_batches(samples: list[Sample], max_tokens: int, pad_id: int) -> list[Batch]:
+    """Batches of at most `max_tokens` padded tokens (one sample may exceed it), by length."""
+    batches: list[Batch] = []
+    rest = sorted(samples, key=lambda sample: len(sample[0]), reverse=True)
+    while rest:
+        count = max(1, max_tokens // len(rest[0][0]))
+        batches.append(pad(rest[:count], pad_id))
+        rest = rest[count:]
+    return batches
+
+
+def pad(samples: list[Sample], pad_id: int) -> Batch:
+    T = max(len(ids) for ids, _ in samples) - 1
+    inputs = torch.full((len(samples), T), pad_id)
+    targets = torch.full((len(samples), T), pad_id)
+    learned = torch.zeros((len(samples), T), dtype=torch.bool)
+    for row, (ids, mask) in enumerate(samples):
+        length = len(ids) - 1
+        inputs[row, :length] = torch.tensor(ids[:-1])
+        targets[row, :length] = torch.tensor(ids[1:])
+        learned[row, :length] = torch.tensor(mask[1:], dtype=torch.bool)
+    return Batch(inputs, targets, learned)

@@ -1,0 +1,98 @@
+"""Pretraining documents: small exercises in copying, counting and column arithmetic.
+
+Copying comes first because everything later is built on it (attention heads that find an earlier
+occurrence of a token and repeat what followed it).
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+
+from baltoro.chat.tokenizer import Tokenizer
+from baltoro.tasks.lookups import distinct_keys, make_key
+from baltoro.tasks.mixture import TASKS, converse
+from baltoro.chat.template import render_training
+
+Sample = tuple[list[int], list[int]]  # token ids, and 1 where the token is learned
+
+
+def repeated_tokens(rng: random.Random, tokenizer: Tokenizer) -> Sample:
+    """Any tokens at all, twice or three times; the first occurrence can't be predicted."""
+    num_ranks = len(tokenizer.ranks)
+    span = [rng.randrange(num_ranks) for _ in range(rng.randint(4, 40))]
+    times = rng.randint(2, 3)
+    return [tokenizer.special.bos, *span * times], [0] + [0] * len(span) + [1] * len(span) * (
+        times - 1
+    )
+
+
+def copied_digits(rng: random.Random, tokenizer: Tokenizer) -> Sample:
+    """Numbers with repeating digits, said twice."""
+    lines = []
+    for _ in range(rng.randint(2, 6)):
+        digits = rng.sample("0123456789", rng.randint(1, 4))
+        number = "".join(rng.choice(digits) for _ in range(rng.randint(1, 9)))
+        lines.append(rng.choice(("{n} is {n}.", "{n} = {n}", "print({n}) {n}")).format(n=number))
+    return learn_all(tokenizer, "\n".join(lines))
+
+
+def counting(rng: random.Random, tokenizer: Tokenizer) -> Sample:
+    start = rng.randrange(10 ** rng.randint(1, 3))
+    numbers = [str(n) for n in range(start, start + rng.randint(5, 20))]
+    return learn_all(tokenizer, rng.choice((" ", ", ", ":", "\n")).join(numbers))
+
+
+def key_values(rng: random.Random, tokenizer: Tokenizer) -> Sample:
+    """A JSON object and questions about its keys."""
+    table = {key: make_key(rng) for key in distinct_keys(rng, rng.randint(2, 10))}
+    asked = rng.sample(list(table), min(len(table), rng.randint(1, 5)))
+    lines = [json.dumps(table), *(f"{key}: {table[key]}" for key in asked)]
+    return learn_all(tokenizer, "\n".join(lines))
+
+
+def column_sums(rng: random.Random, tokenizer: Tokenizer) -> Sample:
+    lines = []
+    for _ in range(rng.randint(4, 10)):
+        p, q, carry = rng.randrange(10), rng.randrange(10), rng.randrange(2)
+        lines.append(f"{p}+{q}+{carry}={p + q + carry:02d}")
+    return learn_all(tokenizer, " ".join(lines))
+
+
+def padded_numbers(rng: random.Random, tokenizer: Tokenizer) -> Sample:
+    """Numbers with and without leading zeros, and digits compared."""
+    lines = []
+    for _ in range(rng.randint(2, 6)):
+        number = str(rng.randrange(10 ** rng.randint(1, 5)))
+        p, q = rng.randrange(10), rng.randrange(10)
+        sign = "=" if p == q else "<" if p < q else ">"
+        lines.append(f"{number.rjust(5, '0')} is {number}. {p}{sign}{q}")
+    return learn_all(tokenizer, "\n".join(lines))
+
+
+def whole_conversation(rng: random.Random, tokenizer: Tokenizer) -> Sample:
+    """A conversation read as text: declarations, questions and answers alike."""
+    weights = {name: 1.0 for name in TASKS if name != "long_chain"}
+    talk = converse(rng, weights, "train", longest=2)
+    ids, _ = render_training(tokenizer, talk.messages(), talk.tools)
+    return ids, [0] + [1] * (len(ids) - 1)
+
+
+DOCUMENTS: dict[str, Callable[[random.Random, Tokenizer], Sample]] = {
+    make.__name__: make
+    for make in (
+        repeated_tokens,
+        copied_digits,
+        counting,
+        key_values,
+        column_sums,
+        padded_numbers,
+        whole_conversation,
+    )
+}
+
+
+def learn_all(tokenizer: Tokenizer, text: str) -> Sample:
+    ids = [tokenizer.special.bos, *tokenizer.encode(text), tokenizer.special.eos]
+    return ids, [0] + [1] * (len(ids) - 1)

@@ -1,0 +1,46 @@
+"""Next-token loss on the learned positions alone, without ever holding all logits at once.
+
+Shape legend:  M learned positions    D hidden_size    V vocab_size
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+CHUNK = 256  # positions whose logits are held at a time; they should fit in the cache
+
+
+class ChunkedCrossEntropy(torch.autograd.Function):
+    """Summed cross entropy of hidden (M, D) under the head (V, D) against targets (M,).
+
+    The gradients are computed along with the loss, chunk by chunk, so memory is that of one chunk.
+    """
+
+    @staticmethod
+    def forward(ctx, hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
+        loss = hidden.new_zeros(())
+        d_hidden, d_head = torch.empty_like(hidden), torch.zeros_like(head)
+        for start in range(0, len(hidden), CHUNK):
+            rows = slice(start, start + CHUNK)
+            logits = (hidden[rows] @ head.T).float()
+            log_z = logits.logsumexp(dim=-1, keepdim=True)
+            loss += (log_z - logits.gather(-1, targets[rows, None])).sum()
+            d_logits = logits.sub_(log_z).exp_()
+            d_logits.scatter_add_(
+                -1, targets[rows, None], d_logits.new_full((len(d_logits), 1), -1.0)
+            )
+            d_logits = d_logits.type_as(hidden)
+            d_hidden[rows] = d_logits @ head
+            d_head.addmm_(d_logits.T, hidden[rows])
+        ctx.save_for_backward(d_hidden, d_head)
+        return loss
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
+        d_hidden, d_head = ctx.saved_tensors
+        return d_hidden * grad, d_head * grad, None
+
+
+def summed_cross_entropy(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
+    return ChunkedCrossEntropy.apply(hidden, head, targets)  # type: ignore[no-any-return]

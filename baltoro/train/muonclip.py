@@ -1,0 +1,156 @@
+"""MuonClip: Muon with weight decay and matched update size, AdamW for the rest, and QK-clip.
+
+Follows the Kimi K2 report (arXiv 2507.20534), algorithm 1, and Moonlight (arXiv 2502.16982).
+
+Shape legend:  H num_attention_heads    N qk_nope_head_dim    R qk_rope_head_dim    V v_head_dim
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from baltoro.model.attention import MultiHeadLatentAttention
+
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+UPDATE_RMS = 0.2  # AdamW's usual update size, so that both share learning rate and decay
+
+
+def orthogonalize(matrices: Tensor, steps: int = 5, eps: float = 1e-7) -> Tensor:
+    """Nearest semi-orthogonal matrix of each (..., n, m), roughly: singular values near 1.
+
+    A quintic Newton-Schulz iteration. It works in bf16 on accelerators, in f32 on CPUs, where
+    bf16 products are slow.
+    """
+    a, b, c = NEWTON_SCHULZ
+    x = matrices.float() if matrices.device.type == "cpu" else matrices.bfloat16()
+    tall = x.shape[-2] > x.shape[-1]
+    if tall:
+        x = x.transpose(-1, -2)
+    x = x / (torch.linalg.matrix_norm(x, keepdim=True) + eps)
+    for _ in range(steps):
+        gram = x @ x.transpose(-1, -2)
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return (x.transpose(-1, -2) if tall else x).type_as(matrices)
+
+
+class MuonClip(torch.optim.Optimizer):
+    """Muon for matrices and stacks of matrices, AdamW for everything else.
+
+    Parameters of a group with `muon=True` have two dimensions, or more where the leading ones
+    stack independent matrices (experts); each matrix is orthogonalized by itself. Decay is
+    decoupled. QK-clip acts on attention weights after the step: see `qk_clip`.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Tensor] | Iterable[dict[str, Any]],
+        lr: float = 2e-4,
+        weight_decay: float = 0.1,
+        momentum: float = 0.95,
+        betas: tuple[float, float] = (0.9, 0.95),
+        eps: float = 1e-8,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "weight_decay": weight_decay,
+            "momentum": momentum,
+            "betas": betas,
+            "eps": eps,
+            "muon": True,
+        }
+        super().__init__(params, defaults)  # type: ignore[arg-type]
+        for group in self.param_groups:
+            for p in group["params"]:
+                if group["muon"] and p.ndim < 2:
+                    raise ValueError(
+                        f"Muon needs matrices, found a parameter of shape {tuple(p.shape)}: "
+                        "put it in a group with muon=False."
+                    )
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            (self._muon if group["muon"] else self._adamw)(group, params)
+        return loss
+
+    def _muon(self, group: dict[str, Any], params: list[Tensor]) -> None:
+        # Matrices of one shape go through the iteration together: small products are slow.
+        by_shape: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = defaultdict(list)
+        for p in params:
+            direction = self._nesterov(p, group["momentum"])
+            by_shape[tuple(p.shape[-2:])].append((p, direction.reshape(-1, *p.shape[-2:])))
+        for (n, m), pairs in by_shape.items():
+            updates = orthogonalize(torch.cat([direction for _, direction in pairs]))
+            scale = UPDATE_RMS * math.sqrt(max(n, m))
+            sizes = [len(direction) for _, direction in pairs]
+            for (p, _), update in zip(pairs, updates.split(sizes), strict=True):
+                p.mul_(1 - group["lr"] * group["weight_decay"])
+                p.add_(update.view_as(p), alpha=-group["lr"] * scale)
+
+    def _nesterov(self, p: Tensor, momentum: float) -> Tensor:
+        assert p.grad is not None
+        state = self.state[p]
+        if not state:
+            state["momentum"] = torch.zeros_like(p)
+        state["momentum"].lerp_(p.grad, 1 - momentum)
+        return p.grad.lerp(state["momentum"], momentum)
+
+    def _adamw(self, group: dict[str, Any], params: list[Tensor]) -> None:
+        beta1, beta2 = group["betas"]
+        for p in params:
+            assert p.grad is not None
+            state = self.state[p]
+            if not state:
+                state["step"] = 0
+                state["mean"] = torch.zeros_like(p)
+                state["square"] = torch.zeros_like(p)
+            state["step"] += 1
+            state["mean"].lerp_(p.grad, 1 - beta1)
+            state["square"].lerp_(p.grad.square(), 1 - beta2)
+            mean = state["mean"] / (1 - beta1 ** state["step"])
+            root = (state["square"] / (1 - beta2 ** state["step"])).sqrt_()
+            p.mul_(1 - group["lr"] * group["weight_decay"])
+            p.addcdiv_(mean, root.add_(group["eps"]), value=-group["lr"])
+
+
+def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
+    """Matrices for Muon; embedding, output head, norms and other vectors for AdamW."""
+    matrices, others = [], []
+    for name, p in model.named_parameters():
+        is_vocabulary = "embed_tokens" in name or "lm_head" in name
+        (others if p.ndim < 2 or is_vocabulary else matrices).append(p)
+    return [{"params": matrices, "muon": True}, {"params": others, "muon": False}]
+
+
+@torch.no_grad()
+def qk_clip(attention: MultiHeadLatentAttention, threshold: float) -> Tensor:
+    """Shrink the heads whose largest logit passed `threshold`; returns those logits (H,).
+
+    Reads `attention.max_logits`, gathered in the forward passes since the last call, and resets
+    it. Query and key content rows share the factor by its square root; the rotary query rows take
+    all of it, because the rotary key is shared by every head. Value rows are left alone.
+    """
+    config = attention.config
+    seen = attention.max_logits
+    assert seen is not None, "max logits were not recorded"
+    gamma = (threshold / seen).clamp(max=1.0)
+    gamma = torch.where(seen > 0, gamma, torch.ones_like(gamma))[:, None, None]
+    H, N = config.num_attention_heads, config.qk_nope_head_dim
+    q = attention.q_b_proj.weight.unflatten(0, (H, -1))  # (H, N + R, q_lora_rank)
+    kv = attention.kv_b_proj.weight.unflatten(0, (H, -1))  # (H, N + V, kv_lora_rank)
+    q[:, :N] *= gamma.sqrt()
+    q[:, N:] *= gamma
+    kv[:, :N] *= gamma.sqrt()
+    attention.max_logits = torch.full_like(seen, float("-inf"))
+    return seen

@@ -1,0 +1,51 @@
+"""Pretraining: every token of small documents, from random weights.
+
+baltoro train pretrain recipes/tiny/pretrain.toml
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from baltoro.chat.tokenizer import Tokenizer
+from baltoro.config import BaltoroError, from_mapping, load_toml, preset
+from baltoro.model.transformer import Transformer
+from baltoro.train.data import Sample
+from baltoro.train.documents import DOCUMENTS
+from baltoro.train.trainer import Schedule, Trainer
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig:
+    """One pretraining run."""
+
+    model: str  # name of a preset
+    tokenizer: str  # folder of tiktoken.model and tokenizer_config.json
+    out: str  # folder of the run
+    documents: dict[str, float]  # kind of document -> weight
+    schedule: dict[str, Any] = field(default_factory=dict)  # fields of Schedule
+
+
+def run(config_path: str | Path, resume: bool = False) -> Transformer:
+    """Train from random weights as the TOML file says; returns the model."""
+    config = load_toml(PretrainConfig, config_path)
+    schedule = from_mapping(Schedule, config.schedule, f"{config_path} [schedule]")
+    for name in config.documents:
+        if name not in DOCUMENTS:
+            known = ", ".join(DOCUMENTS)
+            raise BaltoroError(f"{config_path}: no documents named '{name}'. There are: {known}.")
+    tokenizer = Tokenizer.load(config.tokenizer)
+    torch.manual_seed(schedule.seed)
+    model = Transformer(preset(config.model))
+
+    def make(rng: random.Random) -> Sample:
+        (name,) = rng.choices(list(config.documents), list(config.documents.values()))
+        return DOCUMENTS[name](rng, tokenizer)
+
+    trainer = Trainer(model, schedule, lambda step: make, Path(config.out))
+    return trainer.run(config, resume)

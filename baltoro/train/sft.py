@@ -1,0 +1,108 @@
+"""Supervised fine-tuning on demonstrations, with INT4 rounding in its last part.
+
+baltoro train sft recipes/tiny/sft.toml
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from baltoro.chat.template import render_training
+from baltoro.chat.tokenizer import Tokenizer
+from baltoro.config import BaltoroError, from_mapping, load_toml, preset
+from baltoro.model.transformer import Transformer
+from baltoro.tasks.mixture import TASKS, converse, pose_all
+from baltoro.tasks.task import Split
+from baltoro.train.data import Sample
+from baltoro.train.export import export_checkpoint
+from baltoro.train.trainer import Schedule, Trainer, teacher_forced
+
+EVAL_SAMPLES = 32  # per task, each time the run looks at unseen problems
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """One stretch of the curriculum."""
+
+    until: float  # share of the steps at which it ends
+    mixture: dict[str, float]  # name of a task -> weight
+    longest: int = 2  # problems in one conversation, at most
+
+
+@dataclass(frozen=True, kw_only=True)
+class SftConfig:
+    """One SFT run."""
+
+    model: str  # name of a preset
+    tokenizer: str  # folder of tiktoken.model and tokenizer_config.json
+    init: str  # run folder whose weights it starts from
+    out: str  # folder of the run
+    phases: list[dict[str, Any]]  # fields of Phase, in order
+    schedule: dict[str, Any] = field(default_factory=dict)  # fields of Schedule
+
+
+def run(config_path: str | Path, resume: bool = False) -> Transformer:
+    """Train as the TOML file says and export the result; returns the model."""
+    config = load_toml(SftConfig, config_path)
+    schedule = from_mapping(Schedule, config.schedule, f"{config_path} [schedule]")
+    phases = [from_mapping(Phase, p, f"{config_path} [[phases]]") for p in config.phases]
+    check_phases(phases, config_path)
+    tokenizer = Tokenizer.load(config.tokenizer)
+    model = Transformer(preset(config.model))
+    model.load_state_dict(load_weights(Path(config.init)))
+
+    def phase_at(step: int) -> Phase:
+        return next(p for p in phases if step < p.until * schedule.steps)
+
+    def make_sample(step: int) -> Callable[[random.Random], Sample]:
+        return lambda rng: demonstration(rng, tokenizer, phase_at(step), "train")
+
+    unseen = unseen_samples(tokenizer, phases[-1])
+
+    def evaluate(model: Transformer) -> dict[str, Any]:
+        pad_id = tokenizer.special.pad
+        return {name: teacher_forced(model, samples, pad_id) for name, samples in unseen.items()}
+
+    out = Path(config.out)
+    Trainer(model, schedule, make_sample, out, evaluate).run(config, resume)
+    export_checkpoint(model, Path(config.tokenizer), out / "bf16", int4=False)
+    export_checkpoint(model, Path(config.tokenizer), out / "int4", int4=True)
+    return model
+
+
+def demonstration(rng: random.Random, tokenizer: Tokenizer, phase: Phase, split: Split) -> Sample:
+    talk = converse(rng, phase.mixture, split, phase.longest)
+    return render_training(tokenizer, talk.messages(), talk.tools)
+
+
+def unseen_samples(tokenizer: Tokenizer, phase: Phase) -> dict[str, list[Sample]]:
+    """Held-out demonstrations of each task, the same at every look."""
+    samples: dict[str, list[Sample]] = {}
+    for name in phase.mixture:
+        rng = random.Random(f"unseen/{name}")
+        talks = [pose_all(rng, [TASKS[name]], "eval") for _ in range(EVAL_SAMPLES)]
+        samples[name] = [render_training(tokenizer, t.messages(), t.tools) for t in talks]
+    return samples
+
+
+def check_phases(phases: list[Phase], where: str | Path) -> None:
+    for phase in phases:
+        for name in phase.mixture:
+            if name not in TASKS:
+                known = ", ".join(TASKS)
+                raise BaltoroError(f"{where}: there is no task '{name}'. The tasks are: {known}.")
+    if not phases or phases[-1].until != 1.0:
+        raise BaltoroError(f"{where}: the last phase must have until = 1.0.")
+
+
+def load_weights(run_folder: Path) -> dict[str, torch.Tensor]:
+    path = run_folder / "latest.pt"
+    if not path.exists():
+        raise BaltoroError(f"there is no {path}: finish that run first, it is named as init.")
+    return torch.load(path, weights_only=True)["model"]
