@@ -543,6 +543,43 @@ def to_json(config: Any) -> str:
     return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
 
 
+def preset(name: str) -> ModelConfig:
+    """A configuration by name. Raises `BaltoroError` that lists the names there are."""
+    if name not in PRESETS:
+        raise BaltoroError(f"there is no preset '{name}'. The presets are: {', '.join(PRESETS)}.")
+    return PRESETS[name]
+
+
+def _own_tokenizer(num_ranks: int) -> dict[str, Any]:
+    """Fields that follow from a tokenizer with K2's special tokens after `num_ranks` ranks."""
+    return {
+        "vocab_size": num_ranks + 256,
+        "bos_token_id": num_ranks,
+        "eos_token_id": (num_ranks + 2, num_ranks + 1),  # <|im_end|>, [EOS]
+        "pad_token_id": num_ranks + 255,
+    }
+
+
 PRESETS: dict[str, ModelConfig] = {
+    "tiny": ModelConfig(
+        **_own_tokenizer(4096),
+        hidden_size=128,
+        num_hidden_layers=4,
+        intermediate_size=384,
+        moe_intermediate_size=128,
+        n_routed_experts=8,
+        num_experts_per_tok=2,
+        routed_scaling_factor=1.5,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        q_lora_rank=96,
+        kv_lora_rank=64,
+        qk_nope_head_dim=32,
+        qk_rope_head_dim=16,
+        v_head_dim=48,
+        rope_scaling=YarnConfig(factor=4.0, original_max_position_embeddings=2048),
+        max_position_embeddings=8192,
+        initializer_range=0.05,
+    ),
     "k2-thinking": ModelConfig(quantization_config=QuantizationConfig()),
 }

@@ -17,7 +17,7 @@ CHAIN_QUESTIONS = (
     "Which number is it?",
     "Look up {k}. Each value is the next key to look up. Stop at a number and tell me the number.",
     "Follow the chain that starts at {k} until it ends in a number. What is the number?",
-    "Begin at {k}. Keep looking up the value you get until it is a number. What number do you find?",
+    "Begin at {k}. Keep looking up the value you get until it is a number. Which number is it?",
     "Starting from {k}, follow the links to the end. What number is there?",
     "Key {k} leads to another key, and so on. Follow them. What is the number at the end?",
     "Use the tool: {k} points to a key, which points to another. Which number comes last?",

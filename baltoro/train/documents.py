@@ -10,10 +10,10 @@ import json
 import random
 from collections.abc import Callable
 
+from baltoro.chat.template import render_training
 from baltoro.chat.tokenizer import Tokenizer
 from baltoro.tasks.lookups import distinct_keys, make_key
 from baltoro.tasks.mixture import TASKS, converse
-from baltoro.chat.template import render_training
 
 Sample = tuple[list[int], list[int]]  # token ids, and 1 where the token is learned
 
