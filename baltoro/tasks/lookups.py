@@ -31,6 +31,17 @@ SINGLE_QUESTIONS = (
     "Which value does {k} have?",
     "Please find {k} and tell me its value.",
 )
+# How a tool may put the value that it returns.
+WRAPPINGS = (
+    "{v}\n",
+    '{{"value": "{v}"}}',
+    '{{"next": "{v}"}}',
+    '{{"result": "{v}"}}',
+    '"{v}"',
+    "value: {v}",
+    "-> {v}",
+    "Found: {v}",
+)
 
 
 @dataclass(frozen=True)
@@ -48,7 +59,7 @@ class Chain:
         number = str(rng.randrange(10 ** rng.randint(1, 5)))
         table = dict(zip(keys, (*keys[1:], number), strict=True))
         question = politely(rng, rng.choice(CHAIN_QUESTIONS).format(k=quoted(rng, keys[0])))
-        wrap = rng.choice(("{v}", "{v}", "{v}", '{{"value": "{v}"}}', "value: {v}", "{v}\n"))
+        wrap = rng.choice(WRAPPINGS) if rng.random() < 0.6 else "{v}"
         solution = follow(scene, table, keys[0], wrap)
         answer = f"The number is {number}"
         shown = {key: wrap.format(v=value) for key, value in table.items()}
@@ -87,9 +98,10 @@ class SingleLookup:
         turn, call_id = scene.call(scene.get, key, f"I look up {key}.")
         answer = f"The value of {key} is {value}"
         final = assistant(f"{answer}.", f"It is {value}.")
-        solution = [turn, tool_result(call_id, value), final]
+        shown = (rng.choice(WRAPPINGS) if rng.random() < 0.4 else "{v}").format(v=value)
+        solution = [turn, tool_result(call_id, shown), final]
         return Problem(
-            task=self.name, question=question, solution=solution, answer=answer, table={key: value}
+            task=self.name, question=question, solution=solution, answer=answer, table={key: shown}
         )
 
     def verify(self, problem: Problem, reply: str) -> bool:

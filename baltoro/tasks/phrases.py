@@ -85,6 +85,15 @@ OTHER_TOOLS = (
 )
 
 
+EXTRA_SENTENCES = (
+    "No network.",
+    "Calls take at most ten seconds.",
+    "State is kept between calls.",
+    "Use it whenever it helps.",
+    "Only the standard library is there.",
+    "Returns text.",
+    "One call at a time.",
+)
 PYTHON_NOTES = ("The code to run.", "Python code", "Code to execute.", "A Python program.")
 GET_NOTES = ("The key to look up.", "The key", "Which entry to read.", "Name of the entry.")
 
@@ -106,11 +115,16 @@ def vary(
     """A declaration of the same tool under other names; sometimes the usual one."""
     if rng.random() < 0.3:
         return usual
+    description, note = rng.choice(descriptions), ""
+    if rng.random() < 0.15:
+        description += " " + rng.choice(EXTRA_SENTENCES)
+    if rng.random() < 0.25:
+        note = rng.choice((*notes, " ".join(rng.sample(WORDS, rng.randint(1, 4)))))
     return ToolStyle(
         name=coined_name(rng) if rng.random() < 0.2 else rng.choice(names),
-        description=rng.choice(descriptions),
+        description=description,
         parameter=rng.choice(WORDS) if rng.random() < 0.15 else rng.choice(parameters),
-        note=rng.choice(notes) if rng.random() < 0.25 else "",
+        note=note,
         closed=rng.random() < 0.15,
     )
 

@@ -25,6 +25,16 @@ PRODUCT_QUESTIONS = (
     "What is {a} times {b}?",
     "What is the product of {a} and {b}?",
 )
+# How a tool may put what the code printed.
+WRAPPINGS = (
+    "{v}\n",
+    "{v}\n",
+    '{{"output": "{v}"}}',
+    '{{"stdout": "{v}\\n"}}',
+    "Output: {v}",
+    "Result:\n{v}",
+    "[{v}]",
+)
 
 
 class Products:
@@ -39,7 +49,7 @@ class Products:
         value = str(eval(expression))  # made of digits and operators just above
         thinking = f"I need {expression}. I run it in Python."
         turn, call_id = scene.call(scene.python, f"print({expression})", thinking)
-        result = rng.choice((f"{value}\n", f"{value}\n", value, f'{{"output": "{value}"}}'))
+        result = (rng.choice(WRAPPINGS) if rng.random() < 0.3 else "{v}").format(v=value)
         answer = f"{expression} = {value}"
         final = assistant(f"{answer}.", f"The result is {value}.")
         solution = [turn, tool_result(call_id, result), final]
