@@ -27,6 +27,7 @@ class Sampling:
     logprobs: bool = False
     top_logprobs: int = 0  # alternatives reported per token, at most 20
     thinking_budget: int | None = None  # tokens of thinking after which it is closed
+    expert_choices: bool = False  # report in the trace which experts each token's pass chose
 
 
 @dataclass(frozen=True, kw_only=True)

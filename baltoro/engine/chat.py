@@ -1,0 +1,170 @@
+"""A `ChatModel` that runs here: messages to ids, ids to tokens, tokens to deltas."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Iterable, Iterator
+from dataclasses import dataclass
+
+from baltoro.chat.chat_model import (
+    ChatRequest,
+    Completion,
+    ContentDelta,
+    Event,
+    Sampling,
+    ToolCallDelta,
+)
+from baltoro.chat.parser import Delta, ParsedReply, StreamParser
+from baltoro.chat.template import next_call_index, render, with_native_ids
+from baltoro.chat.tokenizer import Tokenizer
+from baltoro.engine.constraint import Constraint, ThinkingBudget, thinking_tokens
+from baltoro.engine.engine import Engine, Generation
+from baltoro.engine.sequence import TokenEvent
+from baltoro.engine.text import StopStrings, TokenRecord
+from baltoro.engine.turns import GeneratedTurns, conversation_keys
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A rendered request."""
+
+    ids: list[int]
+    conversation_key: bytes
+    tool_names: list[str]
+    next_call_index: int
+
+
+class EngineChatModel:
+    """Answers conversations with an engine. Usable from several threads and asyncio loops."""
+
+    def __init__(self, name: str, engine: Engine, tokenizer: Tokenizer):
+        self._name = name
+        self.engine = engine
+        self.tokenizer = tokenizer
+        self._turns = GeneratedTurns(tokenizer)
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    async def stream(self, request: ChatRequest) -> AsyncGenerator[Event, None]:
+        """Reasoning, content and calls as they come, and last the `Completion` with its trace.
+
+        Leaving the stream early gives the request up. A `stop` string ends the answer where it
+        occurs in the content; in the thinking and in calls it is text like any other. A thinking
+        budget is kept by `ThinkingBudget`.
+
+        Raises BaltoroError for a request that cannot be served, EngineError if the engine fails.
+        """
+        prompt = self.render(request)
+        generation = self.engine.generate(
+            prompt.ids,
+            request.sampling,
+            constraints=self._constraints(request.sampling),
+            expert_choices=request.sampling.expert_choices,
+        )
+        reply = _Reply(self.tokenizer, prompt, request.sampling)
+        try:
+            async for token in generation:
+                for delta in reply.add(token):
+                    yield delta
+                if reply.ended:
+                    break
+        finally:
+            generation.cancel()
+        deltas, parsed = reply.finish()
+        for delta in deltas:
+            yield delta
+        self._turns.remember(prompt.conversation_key, reply.ids)
+        yield reply.completion(parsed, generation)
+
+    def render(self, request: ChatRequest) -> Prompt:
+        """The prompt's ids; turns that were generated here have the ids they came with."""
+        messages = with_native_ids(request.messages)
+        keys = conversation_keys(messages, request.tools)
+        ids = render(self.tokenizer, messages, request.tools)
+        return Prompt(
+            ids=self._turns.restore(ids, messages, keys),
+            conversation_key=keys[-1],
+            tool_names=[tool["function"]["name"] for tool in request.tools],
+            next_call_index=next_call_index(messages),
+        )
+
+    def close(self) -> None:
+        """Stop the engine; requests under way get an EngineError."""
+        self.engine.close()
+
+    def __enter__(self) -> EngineChatModel:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _constraints(self, sampling: Sampling) -> list[Constraint]:
+        tokens = thinking_tokens(sampling)
+        if tokens is None:
+            return []
+        special = self.tokenizer.special
+        calls = (special.tool_calls_section_begin, special.tool_call_begin)
+        return [ThinkingBudget(tokens, special.think, special.end_think, also_ends=calls)]
+
+
+class _Reply:
+    """One reply in the making: parsed, and cut off at a stop string in its content."""
+
+    def __init__(self, tokenizer: Tokenizer, prompt: Prompt, sampling: Sampling):
+        self._record = TokenRecord(prompt.ids)
+        self._parser = StreamParser(tokenizer, prompt.tool_names, prompt.next_call_index)
+        self._stops = StopStrings(sampling.stop)
+        self._content: list[str] = []
+        self._finish_reason = "stop"
+
+    @property
+    def ids(self) -> list[int]:
+        return [token.id for token in self._record.tokens]
+
+    @property
+    def ended(self) -> bool:
+        """Whether the turn is over, whatever else the engine would generate."""
+        return self._parser.ended or self._stops.found is not None
+
+    def add(self, token: TokenEvent) -> list[Delta]:
+        self._record.add(token)
+        self._finish_reason = token.finish_reason or self._finish_reason
+        return list(self._shown(self._parser.feed_token(token.id)))
+
+    def finish(self) -> tuple[list[Delta], ParsedReply]:
+        """What was held back by the parser and for the stop strings, and the whole."""
+        parsed = self._parser.finish()
+        return [*self._shown(parsed.events), *self._held_content()], parsed
+
+    def completion(self, parsed: ParsedReply, generation: Generation) -> Completion:
+        calls = parsed.tool_calls
+        finish_reason = "stop" if self._stops.found else self._finish_reason
+        if calls and finish_reason == "stop":
+            finish_reason = "tool_calls"
+        return Completion(
+            reasoning_content=parsed.reasoning_content,
+            content="".join(self._content) or None,
+            tool_calls=calls,
+            finish_reason=finish_reason,
+            usage=self._record.usage(cached=generation.cached, reasoning=parsed.reasoning_tokens),
+            trace=self._record.trace(generation.weights_version),
+        )
+
+    def _shown(self, deltas: Iterable[Delta]) -> Iterator[Delta]:
+        for delta in deltas:
+            if isinstance(delta, ToolCallDelta):
+                yield from self._held_content()
+                yield delta
+            elif isinstance(delta, ContentDelta):
+                yield from self._content_delta(self._stops.feed(delta.text))
+            else:
+                yield delta
+
+    def _held_content(self) -> Iterator[Delta]:
+        yield from self._content_delta(self._stops.finish())
+
+    def _content_delta(self, text: str) -> Iterator[Delta]:
+        if text:
+            self._content.append(text)
+            yield ContentDelta(text)
