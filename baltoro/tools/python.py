@@ -1,0 +1,54 @@
+"""The tool `python`: run code in the sandbox and return what it prints."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any, ClassVar
+
+from baltoro.tools.sandbox import Limits, Outcome, Sandbox
+from baltoro.tools.tool import Arguments
+
+RUNNER = Path(__file__).with_name("python_runner.py")
+
+
+class PythonTool:
+    """Runs each call in an interpreter of its own, so that nothing is left from call to call.
+
+    The standard library is there, other packages are not. Like at the prompt, the value of a last
+    expression is printed.
+    """
+
+    name = "python"
+    description = "Run Python code and return what it prints."
+    parameters: ClassVar[dict[str, Any]] = {
+        "type": "object",
+        "properties": {"code": {"type": "string"}},
+        "required": ["code"],
+    }
+
+    def __init__(self, limits: Limits | None = None):
+        """Raises `BaltoroError` when there is no working sandbox."""
+        self.sandbox = Sandbox(limits)
+        interpreter = str(Path(sys.executable).resolve())
+        self.command = [interpreter, "-I", "-S", "-u", "-X", "utf8", "-c", RUNNER.read_text()]
+
+    async def call(self, arguments: Arguments) -> str:
+        code = arguments["code"].encode("utf-8", errors="replace")
+        return self.describe(await self.sandbox.run(self.command, stdin=code))
+
+    def describe(self, outcome: Outcome) -> str:
+        """What the code printed, and a sentence about whatever stopped it."""
+        limits = self.sandbox.limits
+        parts = [outcome.output.rstrip("\n")]
+        if outcome.cut:
+            parts.append(f"[Only the first {limits.output_bytes} bytes of output are shown.]")
+        if outcome.exit_code is None:
+            parts.append(f"[Stopped after {limits.wall_seconds:g} seconds.]")
+        elif outcome.exit_code > 128:
+            parts.append(
+                f"[Killed by signal {outcome.exit_code - 128}: one process may use "
+                f"{limits.cpu_seconds} seconds of CPU time, {limits.memory_bytes >> 20} MiB of "
+                f"memory and files of {limits.file_bytes >> 20} MiB.]"
+            )
+        return "\n".join(part for part in parts if part) or "[The code printed nothing.]"
