@@ -1,0 +1,84 @@
+# One command per intention, the same at the desk and in CI. `make` alone prints the list.
+
+PORT ?= 8000
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip --disable-pip-version-check
+# Without isolation the native part is compiled again only where it changed.
+INSTALL := $(PIP) install --no-build-isolation -c constraints.txt
+NATIVE := CMakeLists.txt $(wildcard csrc/* csrc/*/*)
+
+# The first Python on PATH that is new enough; name another with PYTHON=...
+PYTHON ?= $(shell for python in python3 python3.11 python3.12 python3.13 python; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 \
+		&& echo $$python && break; done)
+
+.DEFAULT_GOAL := help
+.PHONY: help run test unit oracle e2e check format wheel clean
+
+help: ## Print this list
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: $(VENV)/.installed ## Set up, then serve the bundled model on PORT (8000)
+	@exec $(BIN)/baltoro serve --port $(PORT) $(ARGS)
+
+test: $(VENV)/.developer $(VENV)/.installed ## Set up for development, then run every test but the long ones
+	$(BIN)/python -m pytest $(ARGS)
+
+unit: $(VENV)/.developer $(VENV)/.installed ## Run the unit tests
+	$(BIN)/python -m pytest tests/unit $(ARGS)
+
+oracle: $(VENV)/.developer $(VENV)/.installed ## Compare with independent implementations
+	$(BIN)/python -m pytest tests/oracle $(ARGS)
+
+e2e: $(VENV)/.developer $(VENV)/.installed ## Run the end-to-end tests, the long ones too
+	$(BIN)/python -m pytest tests/e2e -m "long or not long" $(ARGS)
+
+check: $(VENV)/.developer ## Check format, lint, types and the direction of imports
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+	$(BIN)/pyright
+
+format: $(VENV)/.developer ## Format the code and mend what lint can mend
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+wheel: $(VENV)/.tools ## Build the wheel into dist/
+	$(PIP) wheel --no-build-isolation --no-deps -w dist .
+
+clean: ## Remove what was built; the environment in .venv stays
+	rm -rf build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -f $(VENV)/.installed $(VENV)/.developer
+	find baltoro tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# What follows makes the environment. A stamp is newer than all that it was made from.
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { \
+		echo "baltoro needs Python 3.11 or newer; there is $$(python3 --version 2>&1 | tail -n 1)."; \
+		echo "Install one (Debian, Ubuntu: apt-get install python3 python3-venv) or name one:"; \
+		echo "make PYTHON=/path/to/python3.11"; exit 1; } >&2
+	@command -v $(firstword $(CXX)) >/dev/null || { \
+		echo "baltoro needs a C++17 compiler, and there is no '$(CXX)'."; \
+		echo "Install one (Debian, Ubuntu: apt-get install g++) or name one: make CXX=clang++"; \
+		exit 1; } >&2
+	@echo "== 1/3 Making $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
+
+$(VENV)/.tools: pyproject.toml | $(BIN)/python
+	@echo "== 2/3 Installing the tools that build the native part"
+	@$(BIN)/python -c 'import tomllib; build = tomllib.load(open("pyproject.toml", "rb")); \
+		print(*build["build-system"]["requires"], "cmake", "ninja", sep="\n")' > $(VENV)/tools.txt
+	@$(PIP) install -r $(VENV)/tools.txt
+	@touch $@
+
+$(VENV)/.installed: pyproject.toml constraints.txt $(NATIVE) | $(VENV)/.tools
+	@echo "== 3/3 Installing baltoro and building its native part"
+	@$(INSTALL) -e .
+	@touch $@
+
+$(VENV)/.developer: pyproject.toml constraints.txt | $(VENV)/.tools
+	@echo "== 3/3 Installing baltoro with all that its tests need"
+	@$(INSTALL) -e '.[dev]'
+	@touch $@
