@@ -59,7 +59,7 @@ class EngineChatModel:
         generation = self.engine.generate(
             prompt.ids,
             request.sampling,
-            constraints=self._constraints(request.sampling),
+            constraints=self._constraints(request.sampling, prompt),
             expert_choices=request.sampling.expert_choices,
         )
         reply = _Reply(self.tokenizer, prompt, request.sampling)
@@ -99,10 +99,11 @@ class EngineChatModel:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _constraints(self, sampling: Sampling) -> list[Constraint]:
-        tokens = thinking_tokens(sampling)
-        if tokens is None:
+    def _constraints(self, sampling: Sampling, prompt: Prompt) -> list[Constraint]:
+        if sampling.thinking_budget is None:
             return []
+        room = min(sampling.max_tokens, self.engine.max_context - len(prompt.ids))
+        tokens = thinking_tokens(sampling.thinking_budget, room)
         special = self.tokenizer.special
         calls = (special.tool_calls_section_begin, special.tool_call_begin)
         return [ThinkingBudget(tokens, special.think, special.end_think, also_ends=calls)]

@@ -12,8 +12,6 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from baltoro.chat.chat_model import Sampling
-
 # A token id that is forced, a mask bool[V] of the allowed ones, or None: anything goes.
 Choice = int | NDArray[np.bool_] | None
 
@@ -62,17 +60,15 @@ class ThinkingBudget:
         self.opened = True
 
 
-def thinking_tokens(sampling: Sampling) -> int | None:
+def thinking_tokens(budget: int, max_tokens: int) -> int:
     """The thinking budget in force: the one asked for, or less if it would leave no answer.
 
-    `max_tokens` counts thinking and answer together, so a budget close to it would end the
-    reply inside the thinking. A quarter of `max_tokens`, at most `ANSWER_ROOM` tokens, and
-    the two thinking marks stay free. Without a budget nothing is held back.
+    `max_tokens` is what thinking and answer have together, so a budget close to it would end
+    the reply inside the thinking. A quarter of it, at most `ANSWER_ROOM` tokens, and the two
+    thinking marks stay free. Without a budget nothing is held back.
     """
-    if sampling.thinking_budget is None:
-        return None
-    room = min(ANSWER_ROOM, sampling.max_tokens // ANSWER_SHARE)
-    return max(0, min(sampling.thinking_budget, sampling.max_tokens - room - 2))
+    room = min(ANSWER_ROOM, max_tokens // ANSWER_SHARE)
+    return max(0, min(budget, max_tokens - room - 2))
 
 
 def combined_choice(constraints: Iterable[Constraint]) -> Choice:
