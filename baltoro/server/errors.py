@@ -1,0 +1,144 @@
+"""Errors in OpenAI's shape: `{"error": {"message", "type", "param", "code"}}`."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from baltoro.chat.http import EndpointError
+from baltoro.config import BaltoroError
+from baltoro.engine.engine import ContextLengthError, EngineError, QueueFullError
+
+RETRY_AFTER_SECONDS = 2
+
+log = logging.getLogger("baltoro.server")
+
+
+class ApiError(Exception):
+    """A request that is answered with an error; `message` tells the caller what to change."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,  # the field at fault, written as messages[2].tool_call_id
+        code: str | None = None,
+        status: int = 400,
+        kind: str = "invalid_request_error",
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.param, self.code, self.status, self.kind = param, code, status, kind
+        self.headers = dict(headers or {})
+
+    def body(self) -> dict[str, Any]:
+        message = str(self)
+        error = {"message": message, "type": self.kind, "param": self.param, "code": self.code}
+        return {"error": error}
+
+
+def as_api_error(error: Exception) -> ApiError:
+    """Whatever went wrong, as the error the caller sees. What nobody foresaw is logged."""
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, ContextLengthError):
+        return ApiError(str(error), code="context_length_exceeded")
+    if isinstance(error, QueueFullError):
+        return busy(str(error))
+    if isinstance(error, EndpointError):
+        return from_endpoint(error)
+    if isinstance(error, BaltoroError):
+        return ApiError(str(error))
+    if isinstance(error, EngineError):
+        return ApiError(str(error), status=503, kind="server_error", code="engine_failed")
+    log.error("a request failed", exc_info=error)
+    message = f"the server failed on this request: {type(error).__name__}. Its log has more."
+    return ApiError(message, status=500, kind="server_error", code="internal_error")
+
+
+def from_endpoint(error: EndpointError) -> ApiError:
+    """What the endpoint behind this server refused, the caller can change; the rest not."""
+    if error.status in (400, 404, 413, 422):
+        return ApiError(str(error), status=error.status)
+    if error.status == 429:
+        return busy(str(error))
+    return ApiError(str(error), status=502, kind="server_error", code="upstream_failed")
+
+
+def busy(message: str) -> ApiError:
+    return ApiError(
+        f"{message} Try again in {RETRY_AFTER_SECONDS} s.",
+        status=429,
+        kind="rate_limit_error",
+        code="queue_full",
+        headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
+    )
+
+
+def json_bytes(value: Any) -> bytes:
+    """Compact JSON; half a surrogate pair in an echoed field becomes '?', not a failure."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return text.encode("utf-8", errors="replace")
+
+
+def error_response(error: ApiError) -> Response:
+    content = json_bytes(error.body())
+    return Response(content, error.status, error.headers, media_type="application/json")
+
+
+def field_path(location: tuple[int | str, ...]) -> str | None:
+    """pydantic's location as a path: ("body", "stop", 1) is stop[1].
+
+    Names after the first that are no field but a branch of a union are left out.
+    """
+    parts = [part for part in location if part != "body"]
+    if not parts or isinstance(parts[0], int):
+        return None
+    indices = [f"[{part}]" for part in parts[1:] if isinstance(part, int)]
+    names = [f".{part}" for part in parts[1:] if isinstance(part, str) and part.islower()]
+    branches = {".str", ".int", ".float", ".bool", ".dict"}
+    return str(parts[0]) + "".join(indices) + "".join(n for n in names if n not in branches)
+
+
+def from_validation(error: RequestValidationError) -> ApiError:
+    first = error.errors()[0]
+    if first["type"] == "json_invalid":
+        reason = first.get("ctx", {}).get("error", "no reason given")
+        return ApiError(f"the body is not valid JSON: {reason}.", code="invalid_json")
+    param = field_path(first["loc"])
+    if param is None:
+        return ApiError("the body must be a JSON object, sent as application/json.")
+    if first["type"] == "missing":
+        return ApiError(f"'{param}' is missing.", param=param, code="missing_field")
+    message = f"'{param}' is not usable: {first['msg']}."
+    return ApiError(message, param=param, code="invalid_value")
+
+
+def from_http(error: HTTPException, request: Request) -> ApiError:
+    """Unknown paths and methods."""
+    where = f"{request.method} {request.url.path}"
+    message = f"there is nothing at {where}: {error.detail}. The API is under /v1."
+    return ApiError(message, status=error.status_code, headers=error.headers)
+
+
+def install_error_handlers(app: FastAPI) -> None:
+    async def api(request: Request, error: Any) -> Response:
+        return error_response(as_api_error(error))
+
+    async def validation(request: Request, error: Any) -> Response:
+        return error_response(from_validation(error))
+
+    async def http(request: Request, error: Any) -> Response:
+        return error_response(from_http(error, request))
+
+    app.add_exception_handler(ApiError, api)
+    app.add_exception_handler(BaltoroError, api)
+    app.add_exception_handler(RequestValidationError, validation)
+    app.add_exception_handler(HTTPException, http)
+    app.add_exception_handler(Exception, api)

@@ -1,0 +1,248 @@
+"""The bodies of requests, and what becomes of each of their fields."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from baltoro.chat.chat_model import Sampling
+from baltoro.server.errors import ApiError
+
+# Tokens of thinking that each effort allows; None leaves it open. The architecture has no notion
+# of effort, so it is kept by the budget alone.
+EFFORT_BUDGETS: dict[str, int | None] = {
+    "none": 0,
+    "minimal": 256,
+    "low": 1024,
+    "medium": 8192,
+    "high": None,
+    "xhigh": None,
+    "max": None,
+}
+
+# Accepted, because leaving them out changes nothing in the answer.
+HARMLESS = {
+    "add_generation_prompt",
+    "metadata",
+    "prompt_cache_key",
+    "prompt_cache_retention",
+    "safety_identifier",
+    "service_tier",
+    "skip_special_tokens",
+    "store",
+    "user",
+}
+
+# Fields that would change the answer, the values that change nothing, and what to do instead.
+_PENALTY = "Penalties are not supported; leave the field out."
+_FORMAT = "Constrained output is not supported yet; describe the format in a message."
+_FUNCTIONS = "It is the old form of 'tools'; send 'tools' and 'tool_choice'."
+REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
+    "frequency_penalty": ((0,), _PENALTY),
+    "presence_penalty": ((0,), _PENALTY),
+    "repetition_penalty": ((1,), _PENALTY),
+    "logit_bias": (({},), "Biased sampling is not supported; leave the field out."),
+    "response_format": (({"type": "text"},), _FORMAT),
+    "structured_outputs": (({},), _FORMAT),
+    "guided_json": ((), _FORMAT),
+    "guided_regex": ((), _FORMAT),
+    "guided_choice": ((), _FORMAT),
+    "guided_grammar": ((), _FORMAT),
+    "functions": (([],), _FUNCTIONS),
+    "function_call": (("none",), _FUNCTIONS),
+    "modalities": ((["text"],), "This model writes text only."),
+    "audio": ((), "This model writes text only."),
+    "web_search_options": ((), "Offer a search function in 'tools' and run it yourself."),
+    "chat_template_kwargs": (
+        ({}, {"thinking": True}, {"enable_thinking": True}),
+        "The template has no options; use 'thinking' to steer the thinking.",
+    ),
+    "chat_template": ((), "The model's own template is the only one it was trained with."),
+    "continue_final_message": ((False,), "Send the prompt as token ids to /v1/completions."),
+    "ignore_eos": ((False,), "The model always ends its own reply; leave the field out."),
+    "min_tokens": ((0,), "A least length is not supported; leave the field out."),
+    "stop_token_ids": (([],), "Stop at a text with 'stop' instead."),
+    "use_beam_search": ((False,), "Beam search is not supported."),
+    "best_of": ((1,), "Ask for several answers with 'n' and choose among them."),
+    "suffix": (("",), "The model writes forwards only."),
+    "prompt_logprobs": ((), "Log-probs are given for generated tokens only."),
+}
+
+
+class Thinking(BaseModel):
+    """Moonshot's and Anthropic's switch for thinking."""
+
+    type: Literal["enabled", "disabled"] = "enabled"
+    budget_tokens: Annotated[int, Field(ge=0)] | None = None
+    keep: str | None = None  # "all" would render the thinking of finished turns too
+
+
+class StreamOptions(BaseModel):
+    include_usage: bool = False
+
+
+class GenerationBody(BaseModel):
+    """What both endpoints share. Every field may be null, which means its default."""
+
+    model_config = ConfigDict(extra="allow")
+
+    model: str | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    n: Annotated[int, Field(ge=1, le=16)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=-1)] | None = None  # -1 and 0 keep all tokens
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    stop: str | Annotated[list[str], Field(max_length=16)] | None = None
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    return_token_ids: bool | None = None
+
+    @property
+    def num_answers(self) -> int:
+        return self.n or 1
+
+    @property
+    def include_usage(self) -> bool:
+        return self.stream_options is not None and self.stream_options.include_usage
+
+    def sampling_fields(self) -> dict[str, Any]:
+        """The fields of `Sampling` that both endpoints name alike."""
+        given = {
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "top_k": None if self.top_k is None else max(self.top_k, 0),
+            "min_p": self.min_p,
+            "seed": None if self.seed is None else self.seed % 2**63,
+            "stop": self.stop_texts(),
+        }
+        return {name: value for name, value in given.items() if value is not None}
+
+    def stop_texts(self) -> tuple[str, ...] | None:
+        if self.stop is None:
+            return None
+        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+        if not all(stop):
+            raise ApiError("'stop' holds an empty string, which every text contains.", param="stop")
+        return stop
+
+    def ignored_fields(self) -> list[str]:
+        """Unknown fields, for the warning header. Raises `ApiError` on one that would matter."""
+        unknown = []
+        for name, value in (self.model_extra or {}).items():
+            if name in REFUSED:
+                neutral, advice = REFUSED[name]
+                if value is not None and value not in neutral:
+                    message = f"'{name}' = {value!r} is not supported. {advice}"
+                    raise ApiError(message, param=name, code="unsupported_field")
+            elif name not in HARMLESS:
+                unknown.append(name)
+        return unknown
+
+
+class ChatBody(GenerationBody):
+    """POST /v1/chat/completions"""
+
+    messages: list[dict[str, Any]]
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    thinking: Thinking | None = None
+    thinking_token_budget: Annotated[int, Field(ge=0)] | None = None
+    reasoning_effort: str | None = None
+    include_reasoning: bool | None = None
+
+    def sampling(self, default_max_tokens: int) -> Sampling:
+        """Raises `ApiError` where two fields contradict each other."""
+        if self.top_logprobs and not self.logprobs:
+            message = "'top_logprobs' needs 'logprobs': true beside it."
+            raise ApiError(message, param="top_logprobs")
+        return Sampling(
+            **self.sampling_fields(),
+            max_tokens=self.max_completion_tokens or self.max_tokens or default_max_tokens,
+            logprobs=bool(self.logprobs),
+            top_logprobs=self.top_logprobs or 0,
+            thinking_budget=self.thinking_budget(),
+        )
+
+    def thinking_budget(self) -> int | None:
+        """Tokens of thinking allowed: an explicit budget, else the switch, else the effort."""
+        thinking = self.thinking or Thinking()
+        if thinking.keep == "all":
+            message = "'thinking.keep' = 'all' is not supported: this template drops the thinking "
+            message += "of finished turns."
+            raise ApiError(message, param="thinking.keep", code="unsupported_field")
+        given = {thinking.budget_tokens, self.thinking_token_budget} - {None}
+        if len(given) > 1:
+            message = "'thinking.budget_tokens' and 'thinking_token_budget' differ; send one."
+            raise ApiError(message, param="thinking_token_budget")
+        if thinking.type == "disabled":
+            return 0
+        return given.pop() if given else self.effort_budget()
+
+    def effort_budget(self) -> int | None:
+        if self.reasoning_effort is None:
+            return None
+        if self.reasoning_effort not in EFFORT_BUDGETS:
+            known = ", ".join(EFFORT_BUDGETS)
+            message = f"'reasoning_effort' is '{self.reasoning_effort}'; it is one of {known}."
+            raise ApiError(message, param="reasoning_effort")
+        return EFFORT_BUDGETS[self.reasoning_effort]
+
+    def call_limit(self) -> int | None:
+        """How many tool calls the reply may hold; None leaves it to the model.
+
+        Raises `ApiError` for choices that only constrained decoding can promise.
+        """
+        choice = "auto" if self.tool_choice is None else self.tool_choice
+        if choice == "none":
+            return 0
+        if choice != "auto":
+            named = choice == "required" or isinstance(choice, dict)
+            advice = (
+                "Forcing a call needs constrained decoding, which this server does not do yet. "
+                "Use 'auto', and ask for the call in a message."
+                if named
+                else "It is one of auto, none."
+            )
+            code = "unsupported_field" if named else "invalid_value"
+            message = f"'tool_choice' = {choice!r} is not supported. {advice}"
+            raise ApiError(message, param="tool_choice", code=code)
+        return 1 if self.parallel_tool_calls is False else None
+
+
+class CompletionBody(GenerationBody):
+    """POST /v1/completions"""
+
+    prompt: str | list[str] | list[int] | list[list[int]]
+    echo: bool | None = None
+    logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+
+    def sampling(self) -> Sampling:
+        """Raises `ApiError` where two fields contradict each other."""
+        if self.echo and self.logprobs is not None:
+            message = "'echo' with 'logprobs' is not supported: log-probs are given for generated "
+            message += "tokens only."
+            raise ApiError(message, param="echo", code="unsupported_field")
+        return Sampling(
+            **self.sampling_fields(),
+            max_tokens=self.max_tokens or 16,
+            logprobs=self.logprobs is not None,
+            top_logprobs=self.logprobs or 0,
+        )
+
+    def prompts(self) -> list[str | list[int]]:
+        """Each prompt a text or token ids. Raises `ApiError` on an empty one."""
+        prompt: Any = self.prompt
+        if isinstance(prompt, str) or (prompt and isinstance(prompt[0], int)):
+            prompt = [prompt]
+        prompts: list[str | list[int]] = prompt
+        if not prompts or not all(prompts):
+            message = "'prompt' is empty: send a text or a list of token ids."
+            raise ApiError(message, param="prompt")
+        return prompts

@@ -1,0 +1,158 @@
+"""`baltoro serve`: open a model and serve it until the user stops it."""
+
+from __future__ import annotations
+
+import errno
+import json
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvicorn
+from fastapi import FastAPI
+
+from baltoro.chat.chat_model import ChatModel
+from baltoro.config import BaltoroError
+from baltoro.engine.chat import EngineChatModel
+from baltoro.engine.open_model import Activations, open_model
+from baltoro.server.app import create_app
+
+SHUTDOWN_SECONDS = 3  # given to running answers after Ctrl-C
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeConfig:
+    """What `baltoro serve` serves, and where."""
+
+    model: str = "tiny"  # the bundled model, or a checkpoint's folder
+    upstream: str | None = None  # an OpenAI-compatible endpoint to serve instead of `model`
+    upstream_model: str | None = None  # which of its models; None asks for the only one
+    upstream_api_key: str = ""
+    served_model_names: tuple[str, ...] = ()  # further names that the model answers to
+    host: str = "127.0.0.1"
+    port: int = 8000  # 0 takes a free one
+    api_key_file: Path | None = None  # one key per line; without it any key is accepted
+    max_requests: int = 256  # answers in work or waiting; more are refused with 429
+    threads: int | None = None  # of the engine; None takes what the machine has
+    activations: Activations = "int8"  # or "f32", exact and slower
+    max_context: int | None = None  # tokens of prompt and reply; None takes what fits
+    memory: int | str | None = None  # of the latent cache, in bytes or like "4GiB"
+
+
+def serve(config: ServeConfig) -> None:
+    """Serve until Ctrl-C.
+
+    Raises `BaltoroError` if the address is taken, the key file or the model cannot be used.
+    """
+    keys = read_api_keys(config.api_key_file) if config.api_key_file else ()
+    with bind(config.host, config.port) as listener:
+        app, model = open_app(config, keys)
+        try:
+            Server(app, listener).run(sockets=[listener])
+        finally:
+            if isinstance(model, EngineChatModel):
+                model.close()
+
+
+def read_api_keys(path: Path) -> tuple[str, ...]:
+    """The keys of a file, one per line; empty lines and lines that begin with # do not count."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise BaltoroError(f"cannot read the API key file {path}: {error.strerror}.") from None
+    keys = tuple(key for line in lines if (key := line.strip()) and not key.startswith("#"))
+    if not keys:
+        raise BaltoroError(
+            f"the API key file {path} holds no key: put one on each line, "
+            "or leave out --api-key-file to accept every request."
+        )
+    return keys
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Take the address before the model is opened, so that a taken one is known at once."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    # A server that has just stopped leaves connections behind that would keep the port for a while.
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except (OSError, OverflowError) as error:
+        listener.close()
+        raise BaltoroError(bind_failure(host, port, error)) from None
+    return listener
+
+
+def bind_failure(host: str, port: int, error: Exception) -> str:
+    code = error.errno if isinstance(error, OSError) else None
+    if code == errno.EADDRINUSE:
+        return (
+            f"port {port} on {host} is in use by another program. "
+            f"Stop it, or choose another port with --port {port + 1}."
+        )
+    if code == errno.EACCES:
+        return f"port {port} needs more rights than you have. Choose one above 1023 with --port."
+    return f"cannot listen on {host}, port {port}: {error}. Choose another --host or --port."
+
+
+def open_app(config: ServeConfig, api_keys: Sequence[str]) -> tuple[FastAPI, ChatModel]:
+    model = open_model(
+        config.upstream or config.model,
+        name=config.upstream_model if config.upstream else None,
+        threads=config.threads,
+        activations=config.activations,
+        max_context=config.max_context,
+        memory=config.memory,
+        api_key=config.upstream_api_key,
+    )
+    app = create_app(
+        model,
+        served_model_names=config.served_model_names,
+        api_keys=api_keys,
+        max_requests=config.max_requests,
+    )
+    return app, model
+
+
+class Server(uvicorn.Server):
+    """uvicorn that says what to try next once it listens."""
+
+    def __init__(self, app: FastAPI, listener: socket.socket) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app, log_level="warning", timeout_graceful_shutdown=SHUTDOWN_SECONDS, lifespan="off"
+            )
+        )
+        self.listener = listener
+        self.names: list[str] = app.state.service.names
+        self.needs_key: bool = bool(app.state.service.key_digests)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        host, port = self.listener.getsockname()[:2]
+        print(welcome(host, port, self.names, self.needs_key), flush=True)
+
+
+def welcome(host: str, port: int, names: Sequence[str], needs_key: bool) -> str:
+    """What to try next, ready to be pasted."""
+    reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    url = f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
+    question = "Which is bigger: 9.11 or 9.9?"
+    body = json.dumps({"model": names[0], "messages": [{"role": "user", "content": question}]})
+    key = "YOUR_KEY" if needs_key else "any"
+    header = f' -H "Authorization: Bearer {key}"' if needs_key else ""
+    return f"""
+{names[0]} is served at {url}  (answers to: {", ".join(names)}). Stop with Ctrl-C.
+
+In the browser       {url}/
+With curl            curl {url}/v1/chat/completions{header} \\
+                       -H "Content-Type: application/json" -d '{body}'
+With the openai SDK  from openai import OpenAI
+                     client = OpenAI(base_url="{url}/v1", api_key="{key}")
+                     reply = client.chat.completions.create(
+                         model="{names[0]}",
+                         messages=[{{"role": "user", "content": "{question}"}}],
+                     ).choices[0].message
+                     print(reply.reasoning_content, "->", reply.content)
+"""

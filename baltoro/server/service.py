@@ -1,0 +1,165 @@
+"""One model behind HTTP: who may ask, under which name, how much at once."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import replace
+
+from baltoro.chat.chat_model import (
+    ChatModel,
+    ChatRequest,
+    Completion,
+    ContentDelta,
+    Event,
+    Sampling,
+)
+from baltoro.chat.tokenizer import Tokenizer
+from baltoro.engine.chat import EngineChatModel
+from baltoro.engine.engine import Engine
+from baltoro.engine.text import TextCompletion, stream_text
+from baltoro.server.admission import Admission
+from baltoro.server.errors import ApiError
+from baltoro.server.metrics import Metrics
+from baltoro.server.reply import Choices, limited_calls
+from baltoro.server.schemas import GenerationBody
+from baltoro.server.sse import merged
+
+UNKNOWN_CONTEXT_MAX_TOKENS = 32768  # where the model behind does not say how much it can hold
+
+
+class Service:
+    """One model behind HTTP.
+
+    An `EngineChatModel` brings the token level. Any other model has none here, so that
+    /v1/completions and log-probs are refused with a sentence.
+    """
+
+    def __init__(
+        self,
+        model: ChatModel,
+        *,
+        served_model_names: Sequence[str] = (),
+        api_keys: Sequence[str] = (),
+        max_requests: int = 256,
+    ) -> None:
+        self.model = model
+        native = isinstance(model, EngineChatModel)
+        self.engine = model.engine if native else None
+        self.tokenizer = model.tokenizer if native else None
+        self.names = list(dict.fromkeys([model.name, *served_model_names]))
+        self.key_digests = [hashlib.sha256(key.encode()).digest() for key in api_keys]
+        self.metrics = Metrics()
+        self.admission = Admission(max_requests, self.metrics.rejected)
+
+    @property
+    def max_context(self) -> int | None:
+        """Tokens of prompt and reply together, where it is known."""
+        return None if self.engine is None else self.engine.max_context
+
+    @property
+    def default_max_tokens(self) -> int:
+        """All that is left of the context: a small default ends replies inside their thinking."""
+        return self.max_context or UNKNOWN_CONTEXT_MAX_TOKENS
+
+    def check_key(self, header: str | None) -> None:
+        """Raises `ApiError` 401 unless the header carries one of the keys, where there are any."""
+        if not self.key_digests:
+            return
+        scheme, _, key = (header or "").partition(" ")
+        digest = hashlib.sha256(key.strip().encode()).digest()
+        # Every key is compared, in constant time, so that the answer's delay tells nothing.
+        known = [hmac.compare_digest(digest, each) for each in self.key_digests]
+        if scheme.lower() != "bearer" or not any(known):
+            raise ApiError(
+                "this server asks for an API key: send 'Authorization: Bearer KEY' with a key of "
+                "its key file.",
+                status=401,
+                kind="authentication_error",
+                code="invalid_api_key",
+                headers={"WWW-Authenticate": "Bearer"},
+            )
+
+    def check_model(self, name: str | None) -> str:
+        """The name to answer under. Raises `ApiError` 404 that lists the models."""
+        if name is None:
+            return self.names[0]
+        if name not in self.names:
+            raise ApiError(
+                f"there is no model '{name}' here. This server has: {', '.join(self.names)}.",
+                param="model",
+                code="model_not_found",
+                status=404,
+            )
+        return name
+
+    def check_token_level(self, body: GenerationBody, logprobs: bool) -> None:
+        if self.tokenizer is None and (logprobs or body.return_token_ids):
+            param = "logprobs" if logprobs else "return_token_ids"
+            message = f"'{param}' is not supported: the model behind this server is reached "
+            message += "through an interface that has no tokens."
+            raise ApiError(message, param=param, code="unsupported_field")
+
+    def choices(self, streams: list[AsyncGenerator[Event, None]]) -> Choices:
+        """All answers of a request at once, counted, and only if there is room for them."""
+
+        async def admitted() -> Choices:
+            with self.admission.places(len(streams)):
+                watched = [self.metrics.watched(stream) for stream in streams]
+                async with aclosing(merged(watched)) as events:
+                    async for index, event in events:
+                        yield index, event
+
+        return admitted()
+
+    def answers(self, request: ChatRequest, n: int, call_limit: int | None) -> Choices:
+        """The events of `n` replies to one conversation."""
+        requests = [replace(request, sampling=each) for each in samplings(request.sampling, n)]
+        streams = [limited_calls(self.model.stream(each), call_limit) for each in requests]
+        return self.choices(streams)
+
+    def texts(self, prompts: list[list[int]], sampling: Sampling, n: int) -> Choices:
+        """The events of `n` continuations of each prompt, prompt after prompt."""
+        engine, tokenizer = self.token_level()
+        streams = [
+            text_events(engine, tokenizer, prompt, each)
+            for prompt in prompts
+            for each in samplings(sampling, n)
+        ]
+        return self.choices(streams)
+
+    def token_level(self) -> tuple[Engine, Tokenizer]:
+        """Raises `ApiError` where the model behind this server has no token level."""
+        if self.engine is None or self.tokenizer is None:
+            message = "/v1/completions needs a model that runs in this server; "
+            message += "use /v1/chat/completions."
+            raise ApiError(message, code="unsupported_endpoint")
+        return self.engine, self.tokenizer
+
+
+def samplings(sampling: Sampling, n: int) -> list[Sampling]:
+    """One for each of `n` answers; a seed is counted up, so that they differ."""
+    if sampling.seed is None:
+        return [sampling] * n
+    return [replace(sampling, seed=(sampling.seed + i) % 2**63) for i in range(n)]
+
+
+async def text_events(
+    engine: Engine, tokenizer: Tokenizer, prompt: list[int], sampling: Sampling
+) -> AsyncGenerator[Event, None]:
+    """A continued prompt as the events of a reply that is all content."""
+    async with aclosing(stream_text(engine, tokenizer, prompt, sampling)) as stream:
+        async for item in stream:
+            if not isinstance(item, TextCompletion):
+                yield ContentDelta(item.text)
+                continue
+            yield Completion(
+                reasoning_content=None,
+                content=item.text,
+                tool_calls=[],
+                finish_reason=item.finish_reason,
+                usage=item.usage,
+                trace=item.trace,
+            )

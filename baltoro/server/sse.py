@@ -1,0 +1,137 @@
+"""Sending a reply, streamed or whole, for as long as the client is there."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping, Sequence
+from contextlib import aclosing, suppress
+from typing import Any, TypeVar
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from baltoro.server.errors import as_api_error, error_response, json_bytes
+
+T = TypeVar("T")
+
+
+class ClientGone(Exception):
+    """The client closed the connection before its reply was ready."""
+
+
+async def until_disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def unless_disconnected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
+    """Do `work`, and cancel it when the client goes away, so that nobody computes for no one.
+
+    Raises `ClientGone` then.
+    """
+    task = asyncio.create_task(work)
+    gone = asyncio.create_task(until_disconnected(receive))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientGone
+        return task.result()
+    finally:
+        await cancelled(task, gone)
+
+
+async def cancelled(*tasks: asyncio.Task[Any]) -> None:
+    """End the tasks and wait until each has cleaned up."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class EventStream(Response):
+    """Server-sent events: each item as JSON after `data: `, and `[DONE]` as the last.
+
+    The status is decided when the first item is there: a request that fails before that is
+    answered with an ordinary error, a later failure is sent as an item with `error`.
+    """
+
+    media_type = "text/event-stream"
+
+    def __init__(
+        self,
+        items: AsyncGenerator[dict[str, Any], None],
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        self.items = items
+        self.status_code = 200
+        self.background = None
+        self.init_headers({"Cache-Control": "no-store", **(headers or {})})
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with suppress(ClientGone):
+            await unless_disconnected(receive, self.send_all(scope, receive, send))
+
+    async def send_all(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with aclosing(self.items) as items:
+            try:
+                first = await anext(items)
+            except Exception as error:
+                await error_response(as_api_error(error))(scope, receive, send)
+                return
+            start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
+            await send(start)
+            await self.send_item(send, first)
+            try:
+                async for item in items:
+                    await self.send_item(send, item)
+            except Exception as error:
+                await self.send_item(send, as_api_error(error).body())
+        last = {"type": "http.response.body", "body": b"data: [DONE]\n\n", "more_body": False}
+        await send(last)
+
+    async def send_item(self, send: Send, item: dict[str, Any]) -> None:
+        body = b"data: " + json_bytes(item) + b"\n\n"
+        await send({"type": "http.response.body", "body": body, "more_body": True})
+
+
+async def merged(
+    streams: Sequence[AsyncGenerator[T, None]],
+) -> AsyncGenerator[tuple[int, T], None]:
+    """The items of several streams as they come, each with its stream's number.
+
+    The first failure ends all of them.
+    """
+    arrived: asyncio.Queue[tuple[int, T] | Exception | None] = asyncio.Queue()
+
+    async def pump(number: int, stream: AsyncGenerator[T, None]) -> None:
+        try:
+            async with aclosing(stream):
+                async for item in stream:
+                    arrived.put_nowait((number, item))
+            arrived.put_nowait(None)
+        except Exception as error:
+            arrived.put_nowait(error)
+
+    tasks = [asyncio.create_task(pump(i, stream)) for i, stream in enumerate(streams)]
+    open_streams = len(tasks)
+    try:
+        while open_streams:
+            item = await arrived.get()
+            if isinstance(item, Exception):
+                raise item
+            if item is None:
+                open_streams -= 1
+            else:
+                yield item
+    finally:
+        await cancelled(*tasks)
+
+
+async def as_generator(items: AsyncIterator[T]) -> AsyncGenerator[T, None]:
+    """Any asynchronous iterator as a generator that closes it."""
+    try:
+        async for item in items:
+            yield item
+    finally:
+        close = getattr(items, "aclose", None)
+        if close is not None:
+            await close()
