@@ -450,6 +450,8 @@ def _check_quantization(found: Mapping[str, Any], fail: Any) -> None:
     check("format", found.get("format"), "pack-quantized")
     check("quantization_status", found.get("quantization_status", "compressed"), "compressed")
     check("kv_cache_scheme", found.get("kv_cache_scheme"), None)
+    for key in ("sparsity_config", "transform_config"):
+        check(key, found.get(key) or None, None)
     groups = list((found.get("config_groups") or {}).items())
     check("config_groups", len(groups), 1)
     name, group = groups[0]

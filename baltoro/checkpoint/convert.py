@@ -82,7 +82,11 @@ def _with_packed_experts(
             raise ValueError(
                 f"tensor {name} has the shape {list(array.shape)}; needed is {list(needed)}."
             )
-        for tail, part in pack_weight(array).items():
+        try:
+            packed_weight = pack_weight(array)
+        except ValueError as error:
+            raise BaltoroError(f"tensor {name}: {error}") from None
+        for tail, part in packed_weight.items():
             yield name.removesuffix("weight") + tail, part
 
 

@@ -23,7 +23,7 @@ def quantize(weight: NDArray, group_size: int = GROUP_SIZE) -> tuple[NDArray, ND
     The weight is rounded to bf16 first, so that the result does not depend on whether the
     caller held it in f32 or bf16. Rounding is half to even. A group of zeros has scale 1.
 
-    Raises ValueError if `in` is not a multiple of `group_size`.
+    Raises ValueError if `in` is not a multiple of `group_size`, or if a weight is not finite.
     """
     rows, cols = weight.shape
     if cols % group_size:
@@ -33,6 +33,8 @@ def quantize(weight: NDArray, group_size: int = GROUP_SIZE) -> tuple[NDArray, ND
         )
     groups = weight.astype(BFloat16).astype(np.float32).reshape(rows, -1, group_size)
     absmax = np.abs(groups).max(axis=-1)
+    if not np.isfinite(absmax).all():
+        raise ValueError("cannot quantize a weight that holds NaN or infinity in bf16.")
     scale = (absmax / np.float32(MAX_CODE)).astype(BFloat16)
     # A group whose scale underflows to zero is a group of zeros.
     scale = np.where(scale == 0, BFloat16(1), scale)

@@ -81,3 +81,11 @@ def test_a_matrix_without_whole_groups_is_refused():
         ValueError, match=r"\(2, 40\): the input dimension must be a multiple of 32"
     ):
         int4.quantize(np.zeros((2, 40)))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_weight_that_is_not_finite_is_refused(value):
+    weight = np.ones((2, 32), dtype=np.float32)
+    weight[1, 5] = value
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        int4.quantize(weight)
