@@ -171,7 +171,7 @@ def make_scene(rng: random.Random, needs: tuple[str, ...]) -> Scene:
     unique = {style.name: style for style in reversed(styles)}
     if len(unique) < len(styles):  # two tools drew one name
         return make_scene(rng, needs)
-    scene.tools = [style.schema() for style in styles]
+    scene.styles = styles
     return scene
 
 

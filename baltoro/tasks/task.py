@@ -64,8 +64,12 @@ class Scene:
     system: str | None = None
     python: ToolStyle | None = None  # runs Python code and returns what it prints
     get: ToolStyle | None = None  # looks one key up
-    tools: list[Tool] = field(default_factory=list)  # all declarations, in the order shown
+    styles: list[ToolStyle] = field(default_factory=list)  # all on offer, in the order shown
     calls: int = 0  # calls made so far in the conversation
+
+    @property
+    def tools(self) -> list[Tool]:
+        return [style.schema() for style in self.styles]
 
     def call(self, style: ToolStyle, argument: str, thinking: str) -> tuple[Message, str]:
         """An assistant turn that calls `style`, and the id of the call."""

@@ -1,0 +1,205 @@
+"""What a model can do on unseen problems of the bundled tasks.
+
+    baltoro eval skills --model tiny
+
+Each problem is a fresh conversation, driven through the agent's loop with real tools at
+temperature 1. A skill counts as shown when the final answer is the right statement and every
+reply came with reasoning.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from baltoro.agent.events import Run
+from baltoro.agent.loop import Agent, Limits
+from baltoro.chat.chat_model import ChatModel, Sampling
+from baltoro.config import BaltoroError
+from baltoro.tasks.lookups import Chain
+from baltoro.tasks.mixture import TASKS, Conversation, pose_all
+from baltoro.tasks.task import Task, ToolStyle
+from baltoro.tools.python import PythonTool
+from baltoro.tools.tool import Arguments, Tool, ToolError
+
+
+@dataclass(frozen=True)
+class Skill:
+    task: Task
+    num_problems: int
+
+
+SKILLS: dict[str, Skill] = {
+    "compare": Skill(TASKS["compare"], 500),
+    "sums": Skill(TASKS["sums"], 200),
+    "products": Skill(TASKS["products"], 200),
+    "single_lookup": Skill(TASKS["single_lookup"], 100),
+    "chain": Skill(TASKS["chain"], 100),
+    "chain_20": Skill(Chain(shortest=20, longest=20, name="chain_20"), 50),
+    "products_without_tool": Skill(TASKS["products_without_tool"], 100),
+    "smalltalk": Skill(TASKS["smalltalk"], 50),
+    "out_of_reach": Skill(TASKS["out_of_reach"], 100),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SkillReport:
+    """One row of the model card."""
+
+    skill: str
+    n: int
+    right: int
+    empty_reasoning: int  # conversations in which some reply came without reasoning
+    low: float  # 95 % Wilson interval of right / n
+    high: float
+    mean_tokens: float  # generated per conversation
+    failures: list[dict[str, str]]  # a few, to look at
+
+    @property
+    def share(self) -> float:
+        return self.right / self.n
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | {"share": self.share}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    skills: Sequence[str] = tuple(SKILLS)
+    limit: int | None = None  # problems per skill, at most
+    temperature: float = 1.0
+    max_tokens: int = 4096
+    concurrency: int = 8
+    seed: int = 0
+
+
+async def run(
+    model: ChatModel, settings: Settings, progress: Callable[[str, int, int], None] | None = None
+) -> list[SkillReport]:
+    """Measure each skill in turn. `progress(skill, done, of)` is told after every problem."""
+    for name in settings.skills:
+        if name not in SKILLS:
+            raise BaltoroError(f"there is no skill '{name}'. The skills are: {', '.join(SKILLS)}.")
+    return [await measure(model, name, settings, progress) for name in settings.skills]
+
+
+async def measure(
+    model: ChatModel,
+    name: str,
+    settings: Settings,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> SkillReport:
+    skill = SKILLS[name]
+    n = min(skill.num_problems, settings.limit or skill.num_problems)
+    rng = random.Random(f"skills/{name}/{settings.seed}")
+    talks = [pose_all(rng, [skill.task], "eval") for _ in range(n)]
+    python = PythonTool() if "python" in skill.task.needs else None
+    slots = asyncio.Semaphore(settings.concurrency)
+    finished = 0
+
+    async def solve(index: int, talk: Conversation) -> Run:
+        nonlocal finished
+        async with slots:
+            agent = Agent(
+                model,
+                tools_of(talk, python),
+                limits=Limits(max_steps=64),
+                sampling=Sampling(
+                    temperature=settings.temperature,
+                    max_tokens=settings.max_tokens,
+                    seed=settings.seed + 1000 * index,
+                ),
+            )
+            result = await agent.run(talk.prompt())
+        finished += 1
+        if progress:
+            progress(name, finished, n)
+        return result
+
+    runs = await asyncio.gather(*(solve(i, talk) for i, talk in enumerate(talks)))
+    return report(name, skill.task, talks, runs)
+
+
+def report(
+    name: str, task: Task, talks: Sequence[Conversation], runs: Sequence[Run]
+) -> SkillReport:
+    failures, empty = [], 0
+    for talk, result in zip(talks, runs, strict=True):
+        problem, answer = talk.problems[-1], result.answer or ""
+        replies = [m for m in result.messages[len(talk.prompt()) :] if m["role"] == "assistant"]
+        reasoned = all(reply.get("reasoning_content") for reply in replies)
+        empty += not reasoned
+        if not (reasoned and task.verify(problem, answer)):
+            failures.append(
+                {
+                    "question": problem.question,
+                    "expected": problem.answer,
+                    "answer": answer,
+                    "stop_reason": result.stop_reason,
+                    "reasoning": str(replies[-1].get("reasoning_content")) if replies else "",
+                }
+            )
+    right = len(runs) - len(failures)
+    low, high = wilson(right, len(runs))
+    tokens = sum(result.usage.completion for result in runs) / len(runs)
+    return SkillReport(
+        skill=name,
+        n=len(runs),
+        right=right,
+        empty_reasoning=empty,
+        low=low,
+        high=high,
+        mean_tokens=tokens,
+        failures=failures[:5],
+    )
+
+
+def wilson(right: int, n: int, z: float = 1.96) -> tuple[float, float]:
+    """Wilson's score interval of a share, 95 % at the default z."""
+    p = right / n
+    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+class DeclaredTool:
+    """A tool under the name and parameter that a conversation declares for it."""
+
+    def __init__(self, style: ToolStyle, run: Callable[[str], Any]):
+        function = style.schema()["function"]
+        self.name: str = function["name"]
+        self.description: str = function["description"]
+        self.parameters: dict[str, Any] = function["parameters"]
+        self._parameter = style.parameter
+        self._run = run
+
+    async def call(self, arguments: Arguments) -> str:
+        return await self._run(arguments[self._parameter])
+
+
+def tools_of(talk: Conversation, python: PythonTool | None) -> list[Tool]:
+    """The tools that a conversation declares, in its order, working for real where they can."""
+    scene, table = talk.scene, talk.problems[-1].table
+
+    async def run_python(code: str) -> str:
+        if python is None:
+            raise ToolError("Python is switched off in this conversation.")
+        return await python.call({"code": code})
+
+    async def look_up(key: str) -> str:
+        if key not in table:
+            raise ToolError(f"There is no entry '{key}'.")
+        return table[key]
+
+    async def unavailable(argument: str) -> str:
+        raise ToolError("This tool is switched off.")
+
+    def working(style: ToolStyle) -> Tool:
+        run = {scene.python: run_python, scene.get: look_up}.get(style, unavailable)
+        return DeclaredTool(style, run)
+
+    return [working(style) for style in scene.styles]

@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# From nothing to the checkpoint that the package ships: pretraining, SFT with INT4 rounding,
+# export, and what the result can do on unseen problems.
+#
+#     recipes/tiny.sh          the real thing: under two hours on two idle cores; resumes if stopped
+#     recipes/tiny.sh smoke    the same way with a few steps, in about three minutes
+#
+# The tokenizer is frozen; it came from: python -m baltoro.train.bpe baltoro/weights/tiny
+set -euo pipefail
+cd "$(dirname "$0")/.."
+recipe=${1:-tiny}
+baltoro=${BALTORO:-.venv/bin/baltoro}
+limit=()
+[ "$recipe" = smoke ] && limit=(--limit 4)
+
+# glibc gives large blocks back to the system at once, and asking for them anew costs a tenth.
+export MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=4294967296
+
+"$baltoro" train pretrain "recipes/$recipe/pretrain.toml" --resume
+"$baltoro" train sft "recipes/$recipe/sft.toml" --resume
+for format in int4 bf16; do
+    "$baltoro" eval skills --model "runs/$recipe/sft/$format" --json "${limit[@]}" \
+        > "runs/$recipe/skills-$format.json"
+done
+"$(dirname "$baltoro")/python" -m baltoro.evals.card "runs/$recipe"

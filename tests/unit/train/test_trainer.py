@@ -1,0 +1,79 @@
+import dataclasses
+import json
+import random
+
+import pytest
+import torch
+
+from baltoro.config import preset
+from baltoro.model.transformer import Transformer
+from baltoro.train.trainer import Schedule, Trainer, teacher_forced
+
+CONFIG = dataclasses.replace(
+    preset("tiny"), vocab_size=64, hidden_size=64, num_hidden_layers=2, pad_token_id=0,
+    intermediate_size=64, moe_intermediate_size=32, n_routed_experts=4,
+)  # fmt: skip
+SCHEDULE = Schedule(steps=8, tokens_per_step=400, eval_every=4, save_every=3, warmup_steps=2,
+                    quantize_from=0.5, threads=1)  # fmt: skip
+
+
+def make_sample(step):
+    """Eight tokens said twice; the second time can be learned."""
+
+    def make(rng):
+        span = [rng.randrange(1, 64) for _ in range(8)]
+        return span * 2, [0] * len(span) + [1] * len(span)
+
+    return make
+
+
+def trainer(folder, schedule=SCHEDULE) -> Trainer:
+    torch.manual_seed(0)
+    return Trainer(Transformer(CONFIG), schedule, make_sample, folder)
+
+
+def test_a_run_killed_and_resumed_ends_with_the_same_weights(tmp_path):
+    whole = trainer(tmp_path / "whole").run(SCHEDULE)
+    killed = trainer(tmp_path / "killed")
+    for _ in range(5):  # saved after step 3, lost after step 5
+        row = killed.train_step()
+        killed.step += 1
+        killed.record(row)
+    resumed = trainer(tmp_path / "killed").run(SCHEDULE, resume=True)
+    for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+    rows = (tmp_path / "killed" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(row)["step"] for row in rows] == list(range(8))
+
+
+def test_the_log_says_when_the_experts_became_quantized(tmp_path):
+    trainer(tmp_path).run(SCHEDULE)
+    rows = [json.loads(row) for row in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["quantized"] for row in rows] == [False] * 4 + [True] * 4
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run_and_names_the_last_good_state(tmp_path):
+    broken = trainer(tmp_path)
+    with torch.no_grad():
+        broken.model.lm_head.weight[3] = float("nan")
+    with pytest.raises(FloatingPointError, match=r"step 0: loss nan.*latest\.pt"):
+        broken.train_step()
+
+
+def test_the_learning_rate_warms_up_stays_and_decays():
+    schedule = Schedule(steps=100, lr=1.0, warmup_steps=10, decay_share=0.5)
+    rates = [schedule.lr_at(step) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[10:50] == [1.0] * 40
+    assert rates[74] == pytest.approx(0.5)
+    assert rates[99] == pytest.approx(0.0)
+
+
+def test_copying_is_learned_within_a_minute(tmp_path):
+    schedule = dataclasses.replace(SCHEDULE, steps=200, tokens_per_step=800, lr=5e-3)
+    model = trainer(tmp_path, schedule).run(schedule)
+    rng = random.Random("unseen")
+    score = teacher_forced(model, [make_sample(0)(rng) for _ in range(40)], pad_id=0)
+    rows = [json.loads(row) for row in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert rows[-1]["loss"] < rows[0]["loss"] / 4
+    assert score["exact"] > 0.5
