@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from baltoro.tools.sandbox import Limits, Outcome, Sandbox
 from baltoro.tools.tool import Arguments
@@ -21,17 +21,17 @@ class PythonTool:
 
     name = "python"
     description = "Run Python code and return what it prints."
-    parameters: ClassVar[dict[str, Any]] = {
-        "type": "object",
-        "properties": {"code": {"type": "string"}},
-        "required": ["code"],
-    }
 
     def __init__(self, limits: Limits | None = None):
         """Raises `BaltoroError` when there is no working sandbox."""
         self.sandbox = Sandbox(limits)
         interpreter = str(Path(sys.executable).resolve())
         self.command = [interpreter, "-I", "-S", "-u", "-X", "utf8", "-c", RUNNER.read_text()]
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        code = {"type": "string"}
+        return {"type": "object", "properties": {"code": code}, "required": ["code"]}
 
     async def call(self, arguments: Arguments) -> str:
         code = arguments["code"].encode("utf-8", errors="replace")

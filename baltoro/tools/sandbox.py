@@ -57,7 +57,8 @@ class Sandbox:
     def __init__(self, limits: Limits | None = None):
         """Raises `BaltoroError` when no sandbox can be made here; nothing ever runs without one."""
         self.limits = limits or Limits()
-        self.walls = working_walls(find_bubblewrap())
+        self.bubblewrap = find_bubblewrap()
+        self.walls = working_walls(self.bubblewrap)
 
     async def run(self, command: Sequence[str], stdin: bytes = b"") -> Outcome:
         """Run `command` to its end or to its limits; being cancelled kills it too."""

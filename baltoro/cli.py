@@ -1,0 +1,343 @@
+"""`baltoro VERB`: each verb reads its options, calls one function and prints.
+
+What a verb needs is imported inside it, so that `baltoro --help` is quick and no verb pays for
+another. A mistake of the user's is shown as a sentence, and the exit code is 2.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from baltoro.config import BaltoroError
+
+if TYPE_CHECKING:
+    from baltoro.agent.loop import Agent
+    from baltoro.chat.chat_model import ChatModel, Sampling
+    from baltoro.chat.messages import Message
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Train, serve and drive K2-architecture thinking agents.",
+)
+train = typer.Typer(no_args_is_help=True, help="Train a model as a TOML file says.")
+app.add_typer(train, name="train")
+
+# Options that several verbs share.
+ModelName = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        help="A bundled model's name or a checkpoint's folder; with --base-url, which of the "
+        "endpoint's models.",
+    ),
+]
+BaseUrl = Annotated[
+    str | None,
+    typer.Option(help="An OpenAI-compatible endpoint, like http://127.0.0.1:8000/v1."),
+]
+ApiKey = Annotated[str, typer.Option(help="For --base-url.", envvar="OPENAI_API_KEY")]
+Tools = Annotated[str, typer.Option(help="What the model may call, separated by commas: python.")]
+Temperature = Annotated[float, typer.Option(min=0.0, help="0 takes the most likely token.")]
+MaxTokens = Annotated[int, typer.Option(min=1, help="For one reply, thinking included.")]
+Seed = Annotated[int | None, typer.Option(help="The same seed gives the same reply.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="All cores by default.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last saved step.")]
+
+
+@app.command()
+def serve(
+    model: Annotated[
+        str, typer.Option(help="A bundled model's name or a checkpoint's folder.")
+    ] = "tiny",
+    served_model_name: Annotated[
+        list[str] | None, typer.Option(help="A further name that the model answers to.")
+    ] = None,
+    host: Annotated[str, typer.Option(help="0.0.0.0 lets other machines in.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 takes a free one.")] = 8000,
+    threads: Threads = None,
+    activations: Annotated[
+        Literal["int8", "f32"], typer.Option(help="int8 is fast, f32 exact.")
+    ] = "int8",
+    max_context: Annotated[
+        int | None, typer.Option(min=1, help="Tokens of prompt and reply together.")
+    ] = None,
+    memory: Annotated[str | None, typer.Option(help="Size of the latent cache, like 4GiB.")] = None,
+    api_key_file: Annotated[
+        Path | None, typer.Option(help="One key per line; by default any key is accepted.")
+    ] = None,
+) -> None:
+    """Serve a model with an OpenAI-compatible API until Ctrl-C."""
+    from baltoro.server.serve import ServeConfig
+    from baltoro.server.serve import serve as run_server
+
+    run_server(
+        ServeConfig(
+            model=model,
+            served_model_names=tuple(served_model_name or ()),
+            host=host,
+            port=port,
+            threads=threads,
+            activations=activations,
+            max_context=max_context,
+            memory=memory,
+            api_key_file=api_key_file,
+        )
+    )
+
+
+@app.command()
+def chat(
+    prompt: Annotated[
+        str | None, typer.Argument(help="One question; without it a conversation starts.")
+    ] = None,
+    model: ModelName = None,
+    base_url: BaseUrl = None,
+    api_key: ApiKey = "",
+    system: Annotated[str | None, typer.Option(help="The system message.")] = None,
+    tools: Tools = "",
+    temperature: Temperature = 1.0,
+    max_tokens: MaxTokens = 4096,
+    seed: Seed = None,
+    threads: Threads = None,
+) -> None:
+    """Talk with a model; its thinking is shown dimmed."""
+    from baltoro.agent.loop import Agent
+    from baltoro.agent.view import TerminalView
+    from baltoro.tools.by_name import tools_by_name
+
+    sampling = make_sampling(temperature, max_tokens, seed)
+    with opened_model(model, base_url, api_key, threads) as chat_model:
+        agent = Agent(
+            chat_model, tools_by_name(tools), sampling=sampling, observers=[TerminalView()]
+        )
+        messages: list[Message] = [{"role": "system", "content": system}] if system else []
+        if prompt is not None:
+            answer_once(agent, [*messages, {"role": "user", "content": prompt}])
+        else:
+            converse(agent, messages)
+
+
+def answer_once(agent: Agent, messages: list[Message]) -> None:
+    """Answer one question. The exit code is 1 when there is no answer."""
+    import asyncio
+
+    run = asyncio.run(agent.run(messages))
+    if run.stop_reason != "answered":
+        raise typer.Exit(1)
+
+
+def converse(agent: Agent, messages: list[Message]) -> None:
+    """Read a line, answer it, and so on until the end of the input."""
+    import asyncio
+
+    print(f"{agent.model.name}: Ctrl-C stops an answer, Ctrl-D or an empty line ends.")
+    with asyncio.Runner() as runner:
+        while line := read_line():
+            question: Message = {"role": "user", "content": line}
+            try:
+                run = runner.run(agent.run([*messages, question]))
+            except KeyboardInterrupt:
+                print("\n(stopped; your question is forgotten)")
+                continue
+            messages = run.messages
+
+
+def read_line() -> str:
+    """What the user types, with line editing; empty at the end."""
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401 - input() uses it once it is imported
+    try:
+        return input("\n> ").strip()
+    except (EOFError, KeyboardInterrupt):
+        print()
+        return ""
+
+
+@app.command()
+def agent(
+    task: Annotated[str, typer.Argument(help="What to do.")],
+    model: ModelName = None,
+    base_url: BaseUrl = None,
+    api_key: ApiKey = "",
+    system: Annotated[str | None, typer.Option(help="The system message.")] = None,
+    tools: Tools = "python",
+    max_steps: Annotated[int, typer.Option(min=1, help="Replies of the model.")] = 300,
+    max_seconds: Annotated[float | None, typer.Option(min=0.0, help="Wall clock.")] = None,
+    temperature: Temperature = 1.0,
+    max_tokens: MaxTokens = 4096,
+    seed: Seed = None,
+    threads: Threads = None,
+    trace: Annotated[
+        Path | None, typer.Option(help="Append all that happens to this JSON lines file.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the run as JSON only.")] = False,
+) -> None:
+    """Let a model work on a task with tools. The exit code is 1 when there is no answer."""
+    import asyncio
+
+    from baltoro.agent.loop import Agent, Limits, Observer
+    from baltoro.agent.trace import Trace
+    from baltoro.agent.view import TerminalView
+    from baltoro.tools.by_name import tools_by_name
+
+    messages: list[Message] = [{"role": "system", "content": system}] if system else []
+    messages.append({"role": "user", "content": task})
+    with contextlib.ExitStack() as stack:
+        observers: list[Observer] = [] if as_json else [TerminalView(summary=True)]
+        if trace is not None:
+            observers.append(stack.enter_context(Trace(trace)))
+        chat_model = stack.enter_context(opened_model(model, base_url, api_key, threads))
+        runner = Agent(
+            chat_model,
+            tools_by_name(tools),
+            limits=Limits(max_steps=max_steps, max_seconds=max_seconds),
+            sampling=make_sampling(temperature, max_tokens, seed),
+            observers=observers,
+        )
+        run = asyncio.run(runner.run(messages))
+    if as_json:
+        print(json.dumps(dataclasses.asdict(run), ensure_ascii=False))
+    if run.stop_reason != "answered":
+        raise typer.Exit(1)
+
+
+@app.command()
+def inspect(
+    target: Annotated[str, typer.Argument(help="A checkpoint's folder or a preset.")],
+    measure: Annotated[
+        bool, typer.Option(help="Measure what this machine's memory allows.")
+    ] = True,
+) -> None:
+    """Show a model's parameters, bytes, cache and the speed that memory allows here."""
+    from rich.console import Console
+
+    from baltoro.checkpoint.inspect import inspect as describe
+    from baltoro.checkpoint.inspect import render
+
+    Console(highlight=False).print(render(describe(target, measure=measure)), soft_wrap=True)
+
+
+@app.command()
+def quantize(
+    source: Annotated[Path, typer.Argument(help="A bf16, f32 or FP8 checkpoint.")],
+    target: Annotated[Path, typer.Argument(help="A folder that is made.")],
+    replace: Annotated[bool, typer.Option(help="Replace the folder if it exists.")] = False,
+) -> None:
+    """Write a checkpoint in K2's INT4 layout, one tensor in memory at a time."""
+    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
+
+    from baltoro.checkpoint.convert import quantize as write_int4
+
+    with Progress(BarColumn(), DownloadColumn(), TimeRemainingColumn()) as progress:
+        bar = progress.add_task("")
+        write_int4(
+            source,
+            target,
+            replace=replace,
+            progress=lambda done, total: progress.update(bar, completed=done, total=total),
+        )
+    print(f"{target} is written. Try: baltoro inspect {target}")
+
+
+Config = Annotated[Path, typer.Argument(help="A TOML file, like those in recipes/.")]
+
+
+@train.command()
+def pretrain(config: Config, resume: Resume = False) -> None:
+    """Train from random weights."""
+    need_torch()
+    from baltoro.train.pretrain import run
+
+    run(config, resume)
+
+
+@train.command()
+def sft(config: Config, resume: Resume = False) -> None:
+    """Fine-tune on demonstrations and export the checkpoint."""
+    need_torch()
+    from baltoro.train.sft import run
+
+    run(config, resume)
+
+
+@app.command()
+def doctor() -> None:
+    """Show what this machine and this build can do."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    for name, fact in machine():
+        console.print(f"[bold]{name:<10}[/bold] {fact}", soft_wrap=True)
+
+
+def machine() -> Iterator[tuple[str, str]]:
+    """What matters to baltoro, one fact after the other."""
+    import os
+    import platform
+    from importlib.metadata import version
+
+    from baltoro.checkpoint.inspect import measure_bandwidth
+    from baltoro.engine.open_model import bundled_models
+    from baltoro.tools.sandbox import Sandbox
+
+    yield "baltoro", f"{version('baltoro')}, Python {platform.python_version()}"
+    yield "cores", f"{len(os.sched_getaffinity(0))} of {os.cpu_count()} ({platform.machine()})"
+    yield "memory", f"{measure_bandwidth() / 1e9:.1f} GB/s read by all cores together"
+    yield "models", ", ".join(bundled_models()) or "none is built in"
+    try:
+        yield "sandbox", f"works, with {Sandbox().bubblewrap}"
+    except BaltoroError as error:
+        yield "sandbox", f"none, so the tool python is refused: {error}"
+
+
+def need_torch() -> None:
+    from importlib.util import find_spec
+
+    if find_spec("torch") is None:
+        raise BaltoroError(
+            "training needs torch, which is not installed. "
+            "Install it with: pip install -c constraints.txt -e '.[train]'"
+        )
+
+
+def make_sampling(temperature: float, max_tokens: int, seed: int | None) -> Sampling:
+    from baltoro.chat.chat_model import Sampling
+
+    return Sampling(temperature=temperature, max_tokens=max_tokens, seed=seed)
+
+
+@contextlib.contextmanager
+def opened_model(
+    model: str | None, base_url: str | None, api_key: str, threads: int | None
+) -> Iterator[ChatModel]:
+    """The model that the options name: of an endpoint, or running here until the end."""
+    from baltoro.engine.chat import EngineChatModel
+    from baltoro.engine.open_model import open_model
+
+    if base_url is not None:
+        opened = open_model(base_url, name=model, api_key=api_key)
+    else:
+        opened = open_model(model or "tiny", threads=threads, api_key=api_key)
+    try:
+        yield opened
+    finally:
+        if isinstance(opened, EngineChatModel):
+            opened.close()
+
+
+def main() -> None:
+    try:
+        app()
+    except BaltoroError as error:
+        print(f"baltoro: {error}", file=sys.stderr)
+        sys.exit(2)
