@@ -59,7 +59,7 @@ class EngineChatModel:
         generation = self.engine.generate(
             prompt.ids,
             request.sampling,
-            constraints=self._constraints(request.sampling, prompt),
+            constraints=self.constraints(request.sampling, prompt),
             expert_choices=request.sampling.expert_choices,
         )
         reply = _Reply(self.tokenizer, prompt, request.sampling)
@@ -89,6 +89,16 @@ class EngineChatModel:
             next_call_index=next_call_index(messages),
         )
 
+    def constraints(self, sampling: Sampling, prompt: Prompt) -> list[Constraint]:
+        """The rules for the reply to one request: a thinking budget, if it has one."""
+        if sampling.thinking_budget is None:
+            return []
+        room = min(sampling.max_tokens, self.engine.max_context - len(prompt.ids))
+        tokens = thinking_tokens(sampling.thinking_budget, room)
+        special = self.tokenizer.special
+        calls = (special.tool_calls_section_begin, special.tool_call_begin)
+        return [ThinkingBudget(tokens, special.think, special.end_think, also_ends=calls)]
+
     def close(self) -> None:
         """Stop the engine; requests under way get an EngineError."""
         self.engine.close()
@@ -98,15 +108,6 @@ class EngineChatModel:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _constraints(self, sampling: Sampling, prompt: Prompt) -> list[Constraint]:
-        if sampling.thinking_budget is None:
-            return []
-        room = min(sampling.max_tokens, self.engine.max_context - len(prompt.ids))
-        tokens = thinking_tokens(sampling.thinking_budget, room)
-        special = self.tokenizer.special
-        calls = (special.tool_calls_section_begin, special.tool_call_begin)
-        return [ThinkingBudget(tokens, special.think, special.end_think, also_ends=calls)]
 
 
 class _Reply:
