@@ -2,13 +2,58 @@
 
 from __future__ import annotations
 
+import os
+import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from numpy.typing import NDArray
 
-from baltoro.config import ModelConfig
+from baltoro.config import BaltoroError, ModelConfig
 from baltoro.kernels.reference import ReferenceModel
 from baltoro.kernels.step import Activations, StepModel
+
+try:
+    from baltoro import _native
+except ImportError as error:
+    _native = None
+    _why_not_native = str(error)
+else:
+    _why_not_native = ""
+
+REFERENCE = "reference"
+
+
+@dataclass(frozen=True)
+class KernelChoice:
+    """Which kernels run here, and why."""
+
+    name: str  # "avx2", "scalar" or "reference"
+    available: tuple[str, ...]  # fastest first
+    reason: str
+
+
+def choose_kernels(wanted: str | None = None) -> KernelChoice:
+    """The kernels called `wanted`, else those of BALTORO_KERNELS, else the fastest.
+
+    Raises BaltoroError if the wanted ones cannot run here.
+    """
+    native = tuple(_native.available_kernels()) if _native is not None else ()
+    available = (*native, REFERENCE)
+    source = "as asked"
+    if wanted is None and "BALTORO_KERNELS" in os.environ:
+        wanted, source = os.environ["BALTORO_KERNELS"], "as BALTORO_KERNELS says"
+    if wanted in (None, "", "auto"):
+        reason = "the fastest that this CPU runs"
+        if not native:
+            reason = f"the native engine is not built ({_why_not_native})"
+        return KernelChoice(available[0], available, reason)
+    if wanted not in available:
+        raise BaltoroError(
+            f"there are no '{wanted}' kernels here, {source}. This build and CPU have: "
+            f"{', '.join(available)}."
+        )
+    return KernelChoice(wanted, available, source)
 
 
 def load_step_model(
@@ -28,10 +73,34 @@ def load_step_model(
 
     Raises BaltoroError naming a tensor that is missing or has the wrong shape or type.
     """
-    return ReferenceModel(
+    if activations not in ("int8", "f32"):
+        raise BaltoroError(f"activations are 'int8' or 'f32', not {activations!r}.")
+    if threads is not None and threads < 1:
+        raise BaltoroError(f"threads={threads}: at least one is needed.")
+    choice = choose_kernels(kernels)
+    if choice.name == REFERENCE:
+        if kernels != REFERENCE:
+            warnings.warn(
+                f"Running on numpy, hundreds of times slower: {choice.reason}. Install a C++17 "
+                "compiler and reinstall baltoro.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        return ReferenceModel(
+            config,
+            tensors,
+            num_blocks=num_blocks,
+            block_tokens=block_tokens,
+            activations=activations,
+        )
+    from baltoro.kernels.native import NativeModel
+
+    return NativeModel(
         config,
         tensors,
         num_blocks=num_blocks,
         block_tokens=block_tokens,
         activations=activations,
+        threads=threads,
+        kernels=choice.name,
     )

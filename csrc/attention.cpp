@@ -1,0 +1,211 @@
+// Multi-head latent attention in its absorbed form: the heads read the latents themselves, so the
+// cache is C + R numbers a token, and keys and values are never expanded.
+
+#include <algorithm>
+#include <cstring>
+
+#include "model.h"
+
+namespace baltoro {
+
+namespace {
+
+void grow(Vector& v, size_t size) {
+    if (v.size() < size) v.resize(size);
+}
+
+uint16_t to_bf16(float value) {  // half to even
+    uint32_t bits;
+    std::memcpy(&bits, &value, 4);
+    if ((bits & 0x7FFFFFFF) > 0x7F800000) return static_cast<uint16_t>(bits >> 16 | 0x40);
+    return static_cast<uint16_t>((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
+}
+
+}  // namespace
+
+void Model::attention(size_t index, const Batch& batch) {
+    const Layer& layer = weights_.layers[index];
+    const size_t n = batch.n, heads = config_.num_attention_heads;
+    const size_t hidden = config_.hidden_size;
+
+    const Matrix& first = layer.q_a_proj ? *layer.q_a_proj : layer.q_proj;
+    normed_.resize(n, hidden, reads_int8(first) || reads_int8(layer.kv_a_proj_with_mqa));
+    norm_rows(x_.data(), layer.input_layernorm, n, normed_);
+    project_queries(layer, n);
+    for (size_t t = 0; t < n; t++) write_latent(index, t, batch);
+
+    grow(q_latent_, n * heads * config_.latent_dim());
+    grow(latent_out_, n * heads * config_.kv_lora_rank);
+    attended_.resize(n, heads * config_.v_head_dim, reads_int8(layer.o_proj));
+    size_t context = 0;
+    for (size_t t = 0; t < n; t++) context += static_cast<size_t>(batch.positions[t]) + 1;
+    const size_t expand_work = layer.kv_b_proj.rows * layer.kv_b_proj.cols * n;
+    const size_t attend_work = 2 * context * heads * config_.latent_dim();
+    if (n == 1) {  // a head at a time from query to value
+        const size_t tile = std::clamp<size_t>(heads / (4 * pool_.size()), 1, 12);
+        const size_t items = (heads + tile - 1) / tile;
+        pool_.run(items, expand_work + attend_work, [&](size_t item, size_t thread) {
+            const size_t head = item * tile, end = std::min(head + tile, heads);
+            for (size_t h = head; h < end; h++) absorb_head(layer, h, n);
+            attend(index, batch, 0, head, end - head, thread_scratch_[thread]);
+            for (size_t h = head; h < end; h++) expand_values(layer, h, n);
+        });
+    } else {
+        pool_.run(heads, expand_work / 2, [&](size_t h, size_t) { absorb_head(layer, h, n); });
+        const size_t tile = std::min<size_t>(heads, 12), tiles = (heads + tile - 1) / tile;
+        pool_.run(n * tiles, attend_work, [&](size_t item, size_t thread) {
+            const size_t head = item % tiles * tile;
+            attend(index, batch, item / tiles, head, std::min(tile, heads - head),
+                   thread_scratch_[thread]);
+        });
+        pool_.run(heads, expand_work / 2, [&](size_t h, size_t) { expand_values(layer, h, n); });
+    }
+    for (size_t t = 0; t < n; t++) quantize_row(attended_, t);
+    grow(added_, n * hidden);
+    multiply_all({{&layer.o_proj, &attended_, added_.data()}}, n);
+    for (size_t i = 0; i < n * hidden; i++) x_[i] += added_[i];
+}
+
+// q_ and kv_a_ from normed_.
+void Model::project_queries(const Layer& layer, size_t n) {
+    grow(q_, n * layer.q_proj.rows);
+    grow(kv_a_, n * config_.latent_dim());
+    const Product kv{&layer.kv_a_proj_with_mqa, &normed_, kv_a_.data()};
+    if (!layer.q_a_proj) {
+        multiply_all({{&layer.q_proj, &normed_, q_.data()}, kv}, n);
+        return;
+    }
+    const size_t rank = layer.q_a_proj->rows;
+    grow(q_a_, n * rank);
+    multiply_all({{&*layer.q_a_proj, &normed_, q_a_.data()}, kv}, n);
+    q_a_normed_.resize(n, rank, reads_int8(layer.q_proj));
+    for (size_t t = 0; t < n; t++) {
+        kernels_.rms_norm(&q_a_[t * rank], layer.q_a_layernorm.data(), rank, kLatentNormEps,
+                          q_a_normed_.row(t));
+        quantize_row(q_a_normed_, t);
+    }
+    multiply_all({{&layer.q_proj, &q_a_normed_, q_.data()}}, n);
+}
+
+// The token's normalized latent and rotated key, into the cache.
+void Model::write_latent(size_t layer, size_t token, const Batch& batch) {
+    const size_t latent_dim = config_.latent_dim(), rank = config_.kv_lora_rank;
+    float* kv = &kv_a_[token * latent_dim];
+    kernels_.rms_norm(kv, weights_.layers[layer].kv_a_layernorm.data(), rank, kLatentNormEps, kv);
+    rotate(kv + rank, token);
+
+    const size_t position = static_cast<size_t>(batch.positions[token]);
+    const size_t block =
+        static_cast<size_t>(batch.table(token)[position / config_.block_tokens]);
+    uint8_t* row =
+        cache_block(layer, block) + position % config_.block_tokens * cache_row_bytes();
+    if (!config_.int8_activations) {
+        std::memcpy(row, kv, cache_row_bytes());
+        return;
+    }
+    for (size_t i = 0; i < latent_dim; i++) {
+        const uint16_t half = to_bf16(kv[i]);
+        std::memcpy(row + 2 * i, &half, 2);
+    }
+}
+
+// Rotates the pairs (0, 1), (2, 3), ... in place.
+void Model::rotate(float* pairs, size_t token) const {
+    const size_t half = config_.qk_rope_head_dim / 2;
+    const float* rotation = &rotations_[token * half * 2];
+    for (size_t i = 0; i < half; i++) {
+        const float cos = rotation[2 * i], sin = rotation[2 * i + 1];
+        const float even = pairs[2 * i], odd = pairs[2 * i + 1];
+        pairs[2 * i] = even * cos - odd * sin;
+        pairs[2 * i + 1] = odd * cos + even * sin;
+    }
+}
+
+// Queries of one head as they meet the cache: q_nope^T W_k in the latent's space, then q_rope.
+void Model::absorb_head(const Layer& layer, size_t head, size_t n) {
+    const size_t heads = config_.num_attention_heads, rank = config_.kv_lora_rank;
+    const size_t nope = config_.qk_nope_head_dim, rope = config_.qk_rope_head_dim;
+    const size_t latent_dim = config_.latent_dim(), query = config_.qk_head_dim();
+    for (size_t t = 0; t < n; t++) {
+        float* q_rope = &q_[(t * heads + head) * query + nope];
+        float* out = &q_latent_[(t * heads + head) * latent_dim];
+        std::fill(out, out + rank, 0.0f);
+        std::memcpy(out + rank, q_rope, rope * sizeof(float));
+        rotate(out + rank, t);
+    }
+    const Matrix& kv_b = layer.kv_b_proj;
+    WeightedRows a{};
+    a.rows = kv_b.data + head * (nope + config_.v_head_dim) * kv_b.row_bytes();
+    a.row_stride = kv_b.row_bytes();
+    a.num_rows = nope;
+    a.cols = rank;
+    a.p = &q_[head * query];
+    a.p_stride = heads * query;
+    a.tokens = n;
+    a.y = &q_latent_[head * latent_dim];
+    a.y_stride = heads * latent_dim;
+    (kv_b.format == Format::kF32 ? kernels_.add_rows_f32 : kernels_.add_rows_bf16)(a);
+}
+
+// Some heads of one token over its whole context. Positions are taken in their order, so neither
+// the blocks nor the way the context came into the cache matter.
+void Model::attend(size_t layer, const Batch& batch, size_t token, size_t head, size_t num_heads,
+                   Vector& scores) {
+    const size_t heads = config_.num_attention_heads, rank = config_.kv_lora_rank;
+    const size_t latent_dim = config_.latent_dim(), block_tokens = config_.block_tokens;
+    const size_t length = static_cast<size_t>(batch.positions[token]) + 1;
+    const int32_t* table = batch.table(token);
+    grow(scores, num_heads * length);
+
+    Matmul dot{};
+    dot.weight_stride = cache_row_bytes();
+    dot.cols = latent_dim;
+    dot.inputs = reinterpret_cast<const uint8_t*>(&q_latent_[(token * heads + head) * latent_dim]);
+    dot.input_stride = latent_dim * sizeof(float);
+    dot.tokens = num_heads;
+    dot.y_stride = length;
+    for (size_t at = 0; at < length; at += block_tokens) {
+        dot.weights = cache_block(layer, static_cast<size_t>(table[at / block_tokens]));
+        dot.rows = std::min(block_tokens, length - at);
+        dot.y = &scores[at];
+        (config_.int8_activations ? kernels_.matmul_bf16 : kernels_.matmul_f32)(dot);
+    }
+    for (size_t h = 0; h < num_heads; h++)
+        kernels_.softmax(&scores[h * length], length, config_.softmax_scale);
+
+    float* out = &latent_out_[(token * heads + head) * rank];
+    std::fill(out, out + num_heads * rank, 0.0f);
+    WeightedRows sum{};
+    sum.row_stride = cache_row_bytes();
+    sum.cols = rank;
+    sum.p_stride = length;
+    sum.tokens = num_heads;
+    sum.y = out;
+    sum.y_stride = rank;
+    for (size_t at = 0; at < length; at += block_tokens) {
+        sum.rows = cache_block(layer, static_cast<size_t>(table[at / block_tokens]));
+        sum.num_rows = std::min(block_tokens, length - at);
+        sum.p = &scores[at];
+        (config_.int8_activations ? kernels_.add_rows_bf16 : kernels_.add_rows_f32)(sum);
+    }
+}
+
+// One head's values from the latents it gathered.
+void Model::expand_values(const Layer& layer, size_t head, size_t n) {
+    const size_t heads = config_.num_attention_heads, rank = config_.kv_lora_rank;
+    const size_t nope = config_.qk_nope_head_dim, value = config_.v_head_dim;
+    const Matrix& kv_b = layer.kv_b_proj;
+    Matmul m{};
+    m.weights = kv_b.data + (head * (nope + value) + nope) * kv_b.row_bytes();
+    m.weight_stride = kv_b.row_bytes();
+    m.rows = value;
+    m.cols = rank;
+    m.inputs = reinterpret_cast<const uint8_t*>(&latent_out_[head * rank]);
+    m.input_stride = heads * rank * sizeof(float);
+    m.tokens = n;
+    m.y = attended_.row(0) + head * value;
+    m.y_stride = heads * value;
+    (kv_b.format == Format::kF32 ? kernels_.matmul_f32 : kernels_.matmul_bf16)(m);
+}
+
+}  // namespace baltoro

@@ -1,0 +1,346 @@
+// The Python face of the engine: baltoro._native. Arguments come checked from baltoro/kernels.
+
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <cstring>
+#include <stdexcept>
+#include <string>
+
+#include "float_mode.h"
+#include "kernels.h"
+#include "model.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace baltoro {
+namespace {
+
+using Bytes = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Floats = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using FloatRows = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Ints = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using IntRows = nb::ndarray<const int32_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Choices = nb::ndarray<int32_t, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
+
+template <class T>
+nb::ndarray<nb::numpy, T> array(T* data, std::vector<size_t> shape) {
+    nb::capsule owner(data, [](void* p) noexcept { delete[] static_cast<T*>(p); });
+    return nb::ndarray<nb::numpy, T>(data, shape.size(), shape.data(), owner);
+}
+
+const Kernels& kernels_named(const std::string& name) {
+    const Kernels* kernels = name == "auto" ? &best_kernels() : find_kernels(name.c_str());
+    if (!kernels)
+        throw std::invalid_argument("there are no '" + name + "' kernels for this CPU in this build");
+    return *kernels;
+}
+
+// A matrix together with the arrays that keep its bytes alive.
+struct HeldMatrix {
+    Matrix matrix;
+    Bytes data;
+    std::optional<Bytes> scales;
+
+    HeldMatrix(const std::string& format, size_t rows, size_t cols, Bytes d, std::optional<Bytes> s)
+        : data(std::move(d)), scales(std::move(s)) {
+        if (format == "bf16")
+            matrix.format = Format::kBf16;
+        else if (format == "f32")
+            matrix.format = Format::kF32;
+        else if (format == "int4")
+            matrix.format = Format::kInt4;
+        else
+            throw std::invalid_argument("there is no matrix format '" + format + "'");
+        matrix.rows = rows;
+        matrix.cols = cols;
+        matrix.data = data.data();
+        if (data.size() != rows * matrix.row_bytes())
+            throw std::invalid_argument("the data of a matrix does not fit its shape");
+        if (matrix.format != Format::kInt4) return;
+        if (cols % kGroup || !scales || scales->size() != rows * matrix.scale_row_bytes())
+            throw std::invalid_argument("the scales of an INT4 matrix do not fit its shape");
+        matrix.scales = scales->data();
+    }
+};
+
+using HeldMlp = std::vector<HeldMatrix*>;  // gate, up, down
+
+Mlp to_mlp(const HeldMlp& held) {
+    if (held.size() != 3) throw std::invalid_argument("an MLP has three matrices: gate, up, down");
+    return {held[0]->matrix, held[1]->matrix, held[2]->matrix};
+}
+
+// A layer being put together; its matrices are kept alive by the list of the model's Python side.
+void set_attention(Layer& layer, const HeldMatrix* q_a_proj, Vector q_a_layernorm,
+                   const HeldMatrix& q_proj, const HeldMatrix& kv_a_proj_with_mqa,
+                   Vector kv_a_layernorm, const HeldMatrix& kv_b_proj, const HeldMatrix& o_proj) {
+    if (q_a_proj) layer.q_a_proj = q_a_proj->matrix;
+    layer.q_a_layernorm = std::move(q_a_layernorm);
+    layer.q_proj = q_proj.matrix;
+    layer.kv_a_proj_with_mqa = kv_a_proj_with_mqa.matrix;
+    layer.kv_a_layernorm = std::move(kv_a_layernorm);
+    layer.kv_b_proj = kv_b_proj.matrix;
+    layer.o_proj = o_proj.matrix;
+}
+
+void set_router(Layer& layer, const HeldMatrix& gate, Vector bias,
+                const std::vector<HeldMlp>& experts) {
+    layer.router = gate.matrix;
+    layer.e_score_correction_bias = std::move(bias);
+    layer.experts.clear();
+    layer.experts.reserve(experts.size());
+    for (const HeldMlp& expert : experts) layer.experts.push_back(to_mlp(expert));
+}
+
+nb::ndarray<nb::numpy, float> step(Model& model, Ints tokens, Ints positions,
+                                   Ints sequence_of_token, IntRows block_tables, Ints logit_rows,
+                                   std::optional<Choices> expert_choices) {
+    Batch batch{};
+    batch.n = tokens.size();
+    batch.tokens = tokens.data();
+    batch.positions = positions.data();
+    batch.sequence_of_token = sequence_of_token.data();
+    batch.block_tables = block_tables.data();
+    batch.table_width = block_tables.shape(1);
+    batch.num_logit_rows = logit_rows.size();
+    batch.logit_rows = logit_rows.data();
+    batch.expert_choices = expert_choices ? expert_choices->data() : nullptr;
+    const size_t vocab = model.config().vocab_size;
+    float* logits = new float[batch.num_logit_rows * vocab];
+    auto result = array(logits, {batch.num_logit_rows, vocab});
+    if (batch.n > 0) {
+        nb::gil_scoped_release release;
+        model.step(batch, logits);
+    }
+    return result;
+}
+
+nb::ndarray<nb::numpy, uint8_t> read_block(Model& model, size_t block) {
+    const size_t layers = model.num_layers(), bytes = model.block_bytes();
+    uint8_t* data = new uint8_t[layers * bytes];
+    auto result = array(data, {layers, model.config().block_tokens, model.cache_row_bytes()});
+    nb::gil_scoped_release release;
+    const std::lock_guard<std::mutex> lock(model.mutex());
+    for (size_t layer = 0; layer < layers; layer++)
+        std::memcpy(data + layer * bytes, model.cache_block(layer, block), bytes);
+    return result;
+}
+
+void write_block(Model& model, size_t block, Bytes data) {
+    const size_t layers = model.num_layers(), bytes = model.block_bytes();
+    if (data.size() != layers * bytes) throw std::invalid_argument("not the bytes of a block");
+    nb::gil_scoped_release release;
+    const std::lock_guard<std::mutex> lock(model.mutex());
+    for (size_t layer = 0; layer < layers; layer++)
+        std::memcpy(model.cache_block(layer, block), data.data() + layer * bytes, bytes);
+}
+
+// ---- single kernels, for tests and benches
+
+nb::ndarray<nb::numpy, float> matmul(const std::string& name, const HeldMatrix& held, FloatRows x,
+                                     bool int8) {
+    const Kernels& kernels = kernels_named(name);
+    const Matrix& w = held.matrix;
+    if (x.shape(1) != w.cols) throw std::invalid_argument("inputs do not fit the matrix");
+    if (int8 && w.format != Format::kInt4) throw std::invalid_argument("int8 needs an INT4 matrix");
+    const size_t tokens = x.shape(0);
+    float* y = new float[tokens * w.rows];
+    auto result = array(y, {tokens, w.rows});
+    const FloatMode mode;
+    std::vector<uint8_t> quantized;
+    Matmul m{};
+    m.weights = w.data;
+    m.weight_stride = w.row_bytes();
+    m.scales = w.scales;
+    m.scale_stride = w.scale_row_bytes();
+    m.rows = w.rows;
+    m.cols = w.cols;
+    m.inputs = reinterpret_cast<const uint8_t*>(x.data());
+    m.input_stride = w.cols * sizeof(float);
+    m.tokens = tokens;
+    m.y = y;
+    m.y_stride = w.rows;
+    if (int8) {
+        m.input_stride = quantized_row_bytes(w.cols);
+        quantized.resize(tokens * m.input_stride);
+        for (size_t t = 0; t < tokens; t++)
+            kernels.quantize(x.data() + t * w.cols, w.cols,
+                             quantized_row(&quantized[t * m.input_stride], w.cols));
+        m.inputs = quantized.data();
+        kernels.matmul_int4_int8(m);
+    } else if (w.format == Format::kInt4) {
+        kernels.matmul_int4_f32(m);
+    } else {
+        (w.format == Format::kF32 ? kernels.matmul_f32 : kernels.matmul_bf16)(m);
+    }
+    return result;
+}
+
+nb::ndarray<nb::numpy, float> add_rows(const std::string& name, const HeldMatrix& held,
+                                       FloatRows p) {
+    const Kernels& kernels = kernels_named(name);
+    const Matrix& w = held.matrix;
+    if (p.shape(1) != w.rows) throw std::invalid_argument("weights do not fit the rows");
+    const size_t tokens = p.shape(0);
+    float* y = new float[tokens * w.cols]();
+    auto result = array(y, {tokens, w.cols});
+    const FloatMode mode;
+    WeightedRows a{};
+    a.rows = w.data;
+    a.row_stride = w.row_bytes();
+    a.num_rows = w.rows;
+    a.cols = w.cols;
+    a.p = p.data();
+    a.p_stride = w.rows;
+    a.tokens = tokens;
+    a.y = y;
+    a.y_stride = w.cols;
+    (w.format == Format::kF32 ? kernels.add_rows_f32 : kernels.add_rows_bf16)(a);
+    return result;
+}
+
+// Codes in natural order, scales per group, and the raw row, of which tests compare every byte.
+nb::tuple quantize(const std::string& name, Floats x) {
+    const size_t cols = x.size();
+    if (cols == 0 || cols % kGroup) throw std::invalid_argument("a multiple of 32 inputs is needed");
+    uint8_t* raw = new uint8_t[quantized_row_bytes(cols)];
+    auto raw_array = array(raw, {quantized_row_bytes(cols)});
+    const QuantizedRow row = quantized_row(raw, cols);
+    {
+        const FloatMode mode;
+        kernels_named(name).quantize(x.data(), cols, row);
+    }
+    int8_t* codes = new int8_t[cols];
+    auto codes_array = array(codes, {cols});
+    for (size_t i = 0; i < cols; i++) codes[i] = row.codes[code_position(i)];
+    float* scales = new float[cols / kGroup];
+    auto scales_array = array(scales, {cols / kGroup});
+    for (size_t g = 0; g < cols / kGroup; g++) scales[g] = row.scales[g * kGroup / kWord];
+    return nb::make_tuple(codes_array, scales_array, raw_array);
+}
+
+nb::ndarray<nb::numpy, float> rms_norm(const std::string& name, Floats x, Floats weight, float eps) {
+    if (x.size() != weight.size()) throw std::invalid_argument("weights do not fit the inputs");
+    const Kernels& kernels = kernels_named(name);
+    float* y = new float[x.size()];
+    auto result = array(y, {x.size()});
+    const FloatMode mode;
+    kernels.rms_norm(x.data(), weight.data(), x.size(), eps, y);
+    return result;
+}
+
+nb::ndarray<nb::numpy, float> softmax(const std::string& name, Floats scores, float scale) {
+    if (scores.size() == 0) throw std::invalid_argument("a softmax needs at least one score");
+    const Kernels& kernels = kernels_named(name);
+    float* y = new float[scores.size()];
+    auto result = array(y, {scores.size()});
+    std::memcpy(y, scores.data(), scores.size() * sizeof(float));
+    const FloatMode mode;
+    kernels.softmax(y, scores.size(), scale);
+    return result;
+}
+
+nb::ndarray<nb::numpy, float> silu_mul(const std::string& name, Floats gate, Floats up) {
+    if (gate.size() != up.size()) throw std::invalid_argument("gate and up differ in size");
+    const Kernels& kernels = kernels_named(name);
+    float* y = new float[gate.size()];
+    auto result = array(y, {gate.size()});
+    const FloatMode mode;
+    kernels.silu_mul(gate.data(), up.data(), gate.size(), y);
+    return result;
+}
+
+template <void (*Kernels::*function)(const float*, size_t, float*)>
+nb::ndarray<nb::numpy, float> elementwise(const std::string& name, Floats x) {
+    const Kernels& kernels = kernels_named(name);
+    float* y = new float[x.size()];
+    auto result = array(y, {x.size()});
+    const FloatMode mode;
+    (kernels.*function)(x.data(), x.size(), y);
+    return result;
+}
+
+std::vector<std::string> available_kernels() {
+    std::vector<std::string> names;
+    for (const char* name : {"avx2", "scalar"})
+        if (find_kernels(name)) names.push_back(name);
+    return names;
+}
+
+}  // namespace
+
+NB_MODULE(_native, m) {
+    m.doc() = "The native INT4 engine. Use it through baltoro.kernels.";
+    m.def("available_kernels", &available_kernels, "Kernel sets that run here, fastest first.");
+    m.def("available_cores", &available_cores, "Cores that this process may use.");
+
+    nb::class_<Config>(m, "Config")
+        .def(nb::init<>())
+        .def_rw("vocab_size", &Config::vocab_size)
+        .def_rw("hidden_size", &Config::hidden_size)
+        .def_rw("num_attention_heads", &Config::num_attention_heads)
+        .def_rw("kv_lora_rank", &Config::kv_lora_rank)
+        .def_rw("qk_nope_head_dim", &Config::qk_nope_head_dim)
+        .def_rw("qk_rope_head_dim", &Config::qk_rope_head_dim)
+        .def_rw("v_head_dim", &Config::v_head_dim)
+        .def_rw("num_experts_per_tok", &Config::num_experts_per_tok)
+        .def_rw("norm_topk_prob", &Config::norm_topk_prob)
+        .def_rw("routed_scaling_factor", &Config::routed_scaling_factor)
+        .def_rw("rms_norm_eps", &Config::rms_norm_eps)
+        .def_rw("softmax_scale", &Config::softmax_scale)
+        .def_rw("rotary_multiplier", &Config::rotary_multiplier)
+        .def_rw("rotary_frequencies", &Config::rotary_frequencies)
+        .def_rw("int8_activations", &Config::int8_activations)
+        .def_rw("num_blocks", &Config::num_blocks)
+        .def_rw("block_tokens", &Config::block_tokens)
+        .def_rw("threads", &Config::threads);
+
+    nb::class_<HeldMatrix>(m, "Matrix")
+        .def(nb::init<const std::string&, size_t, size_t, Bytes, std::optional<Bytes>>(),
+             "format"_a, "rows"_a, "cols"_a, "data"_a, "scales"_a = nb::none());
+
+    nb::class_<Layer>(m, "Layer")
+        .def(nb::init<>())
+        .def_rw("input_layernorm", &Layer::input_layernorm)
+        .def_rw("post_attention_layernorm", &Layer::post_attention_layernorm)
+        .def("set_attention", &set_attention, "q_a_proj"_a.none(), "q_a_layernorm"_a, "q_proj"_a,
+             "kv_a_proj_with_mqa"_a, "kv_a_layernorm"_a, "kv_b_proj"_a, "o_proj"_a)
+        .def("set_mlp", [](Layer& layer, const HeldMlp& held) { layer.mlp = to_mlp(held); })
+        .def("set_router", &set_router, "gate"_a, "bias"_a, "experts"_a);
+
+    nb::class_<Model>(m, "Model")
+        .def("__init__",
+             [](Model* self, const Config& config, const std::string& kernels,
+                const HeldMatrix& embed_tokens, const std::vector<Layer*>& layers, Vector norm,
+                const HeldMatrix& lm_head) {
+                 Weights weights;
+                 weights.embed_tokens = embed_tokens.matrix;
+                 for (const Layer* layer : layers) weights.layers.push_back(*layer);
+                 weights.norm = std::move(norm);
+                 weights.lm_head = lm_head.matrix;
+                 new (self) Model(config, std::move(weights), kernels_named(kernels));
+             },
+             "config"_a, "kernels"_a, "embed_tokens"_a, "layers"_a, "norm"_a, "lm_head"_a)
+        .def_prop_ro("kernels", [](const Model& model) { return model.kernels().name; })
+        .def("step", &step, "tokens"_a.noconvert(), "positions"_a.noconvert(),
+             "sequence_of_token"_a.noconvert(), "block_tables"_a.noconvert(),
+             "logit_rows"_a.noconvert(), "expert_choices"_a.noconvert().none() = nb::none())
+        .def("read_block", &read_block, "block"_a)
+        .def("write_block", &write_block, "block"_a, "data"_a);
+
+    m.def("matmul", &matmul, "kernels"_a, "matrix"_a, "x"_a, "int8"_a = false);
+    m.def("add_rows", &add_rows, "kernels"_a, "matrix"_a, "p"_a);
+    m.def("quantize", &quantize, "kernels"_a, "x"_a);
+    m.def("rms_norm", &rms_norm, "kernels"_a, "x"_a, "weight"_a, "eps"_a);
+    m.def("softmax", &softmax, "kernels"_a, "scores"_a, "scale"_a);
+    m.def("silu_mul", &silu_mul, "kernels"_a, "gate"_a, "up"_a);
+    m.def("exp", &elementwise<&Kernels::exp>, "kernels"_a, "x"_a);
+    m.def("sigmoid", &elementwise<&Kernels::sigmoid>, "kernels"_a, "x"_a);
+}
+
+}  // namespace baltoro

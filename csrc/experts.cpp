@@ -1,0 +1,182 @@
+// The MLP of a layer: dense, or routed experts plus the shared one.
+
+#include <algorithm>
+#include <cstring>
+
+#include "model.h"
+
+namespace baltoro {
+
+namespace {
+
+template <class T>
+void grow(std::vector<T>& v, size_t size) {
+    if (v.size() < size) v.resize(size);
+}
+
+}  // namespace
+
+void Model::mlp(const Layer& layer, size_t moe_layer, const Batch& batch) {
+    const size_t n = batch.n, hidden = config_.hidden_size;
+    const bool int8_routed = !layer.experts.empty() && reads_int8(layer.experts[0].gate_proj);
+    const bool int8_shared = layer.mlp && reads_int8(layer.mlp->gate_proj);
+    normed_.resize(n, hidden, int8_routed || int8_shared);
+    norm_rows(x_.data(), layer.post_attention_layernorm, n, normed_);
+
+    work_.clear();
+    shared_row_ = 0;
+    has_routed_ = layer.router.has_value();
+    if (has_routed_) {
+        route(layer, moe_layer, batch);
+        group_by_expert(layer, n);
+    }
+    if (layer.mlp) {
+        shared_hidden_.resize(n, layer.mlp->gate_proj.rows, reads_int8(layer.mlp->down_proj));
+        work_.push_back({&*layer.mlp, n, nullptr, &shared_hidden_, 0});
+    }
+
+    // Blocks of 64 rows, so that each thread quantizes whole groups.
+    std::vector<size_t> block, first_item{0};
+    size_t work = 0;
+    for (const ExpertWork& w : work_) {
+        const size_t rows = w.mlp->gate_proj.rows;
+        block.push_back(rows_per_item(w.mlp->gate_proj, 64, w.tokens));
+        first_item.push_back(first_item.back() + (rows + block.back() - 1) / block.back());
+        work += 2 * rows * hidden * w.tokens;
+    }
+    pool_.run(first_item.back(), work, [&](size_t item, size_t thread) {
+        const size_t i = static_cast<size_t>(
+            std::upper_bound(first_item.begin(), first_item.end(), item) - first_item.begin() - 1);
+        const size_t row = (item - first_item[i]) * block[i];
+        const size_t rows = std::min(block[i], work_[i].mlp->gate_proj.rows - row);
+        gate_and_up(work_[i], row, rows, thread_scratch_[thread]);
+    });
+    const size_t rows = rows_per_item(work_[0].mlp->down_proj, 32, n);
+    pool_.run((hidden + rows - 1) / rows, work / 2, [&](size_t item, size_t thread) {
+        const size_t row = item * rows;
+        down_and_add(n, row, std::min(rows, hidden - row), thread_scratch_[thread]);
+    });
+}
+
+void Model::route(const Layer& layer, size_t moe_layer, const Batch& batch) {
+    const size_t n = batch.n, k = config_.num_experts_per_tok;
+    const size_t experts = layer.experts.size();
+    grow(scores_, n * experts);
+    grow(biased_, n * experts);
+    grow(share_, n * k);
+    grow(chosen_, n * k);
+    multiply_all({{&*layer.router, &normed_, scores_.data()}}, n);
+    pool_.run(n, n * experts * (k + 8), [&](size_t t, size_t) { choose_experts(layer, t); });
+    if (!batch.expert_choices) return;
+    size_t moe_layers = 0;
+    for (const Layer& l : weights_.layers) moe_layers += l.router.has_value();
+    for (size_t t = 0; t < n; t++)
+        std::memcpy(batch.expert_choices + (t * moe_layers + moe_layer) * k, &chosen_[t * k],
+                    k * sizeof(int32_t));
+}
+
+// The bias picks the experts; the unbiased score weighs them.
+void Model::choose_experts(const Layer& layer, size_t token) {
+    const size_t experts = layer.experts.size(), k = config_.num_experts_per_tok;
+    float* score = &scores_[token * experts];
+    float* biased = &biased_[token * experts];
+    float* share = &share_[token * k];
+    kernels_.sigmoid(score, experts, score);
+    for (size_t e = 0; e < experts; e++) biased[e] = score[e] + layer.e_score_correction_bias[e];
+
+    int32_t* chosen = &chosen_[token * k];
+    const auto is_chosen = [&](size_t e, size_t count) {
+        return std::find(chosen, chosen + count, static_cast<int32_t>(e)) != chosen + count;
+    };
+    float sum = 0.0f;
+    for (size_t j = 0; j < k; j++) {
+        size_t best = experts;  // of equals the lower index; a NaN only if nothing else is left
+        for (size_t e = 0; e < experts; e++)
+            if ((best == experts || biased[e] > biased[best]) && !is_chosen(e, j)) best = e;
+        chosen[j] = static_cast<int32_t>(best);
+        share[j] = score[best];
+        sum += share[j];
+    }
+    for (size_t j = 0; j < k; j++) {
+        if (config_.norm_topk_prob) share[j] /= sum + 1e-20f;
+        share[j] *= config_.routed_scaling_factor;
+    }
+}
+
+// Tokens sorted by expert, so that an expert's rows are read once for all its tokens.
+void Model::group_by_expert(const Layer& layer, size_t n) {
+    const size_t k = config_.num_experts_per_tok, choices = n * k;
+    grow(token_of_row_, choices);
+    grow(row_of_choice_, choices);
+    const Mlp& any = layer.experts[0];
+    routed_hidden_.resize(choices, any.gate_proj.rows, reads_int8(any.down_proj));
+    shared_row_ = choices;
+
+    std::vector<size_t> end(layer.experts.size() + 1, 0);
+    for (size_t i = 0; i < choices; i++) end[static_cast<size_t>(chosen_[i]) + 1]++;
+    for (size_t e = 0; e < layer.experts.size(); e++) {
+        const size_t first = end[e], count = end[e + 1];
+        if (count > 0)
+            work_.push_back({&layer.experts[e], count, &token_of_row_[first], &routed_hidden_, first});
+        end[e + 1] += first;
+    }
+    for (size_t i = 0; i < choices; i++) {
+        const size_t row = end[static_cast<size_t>(chosen_[i])]++;
+        token_of_row_[row] = static_cast<int32_t>(i / k);
+        row_of_choice_[i] = static_cast<int32_t>(row);
+    }
+}
+
+// Rows of silu(gate(x)) * up(x), in f32 or, for an INT4 down_proj, quantized.
+void Model::gate_and_up(const ExpertWork& work, size_t row, size_t num_rows, Vector& scratch) {
+    const size_t tokens = work.tokens;
+    grow(scratch, 2 * tokens * num_rows);
+    float* gate = scratch.data();
+    float* up = gate + tokens * num_rows;
+    multiply(work.mlp->gate_proj, row, num_rows, normed_, 0, work.token_of_row, tokens, gate,
+             num_rows);
+    multiply(work.mlp->up_proj, row, num_rows, normed_, 0, work.token_of_row, tokens, up, num_rows);
+    Activations& hidden = *work.hidden;
+    for (size_t t = 0; t < tokens; t++) {
+        const size_t to = work.first_row + t;
+        float* out = hidden.row(to) + row;
+        kernels_.silu_mul(gate + t * num_rows, up + t * num_rows, num_rows, out);
+        if (hidden.is_quantized)
+            kernels_.quantize(out, num_rows,
+                              quantized_row(hidden.quantized_bytes(to), hidden.cols, row));
+    }
+}
+
+// Columns row ... of what the MLP adds to the residual stream: each token's experts in the order
+// in which it chose them, then the shared expert.
+void Model::down_and_add(size_t n, size_t row, size_t num_rows, Vector& scratch) {
+    const size_t k = config_.num_experts_per_tok, hidden = config_.hidden_size;
+    grow(scratch, (shared_row_ + n + 1) * num_rows);
+    float* const out = scratch.data() + num_rows;  // one row per choice, then one per token
+    for (const ExpertWork& w : work_) {
+        const size_t first = w.hidden == &shared_hidden_ ? shared_row_ : w.first_row;
+        multiply(w.mlp->down_proj, row, num_rows, *w.hidden, w.first_row, nullptr, w.tokens,
+                 out + first * num_rows, num_rows);
+    }
+    const bool has_shared = work_.back().hidden == &shared_hidden_;
+    for (size_t t = 0; t < n; t++) {
+        float* sum = scratch.data();
+        std::fill(sum, sum + num_rows, 0.0f);
+        for (size_t j = 0; has_routed_ && j < k; j++) {
+            WeightedRows a{};
+            a.rows = reinterpret_cast<const uint8_t*>(
+                out + static_cast<size_t>(row_of_choice_[t * k + j]) * num_rows);
+            a.num_rows = 1;
+            a.cols = num_rows;
+            a.p = &share_[t * k + j];
+            a.tokens = 1;
+            a.y = sum;
+            kernels_.add_rows_f32(a);
+        }
+        float* x = &x_[t * hidden + row];
+        const float* shared = out + (shared_row_ + t) * num_rows;
+        for (size_t r = 0; r < num_rows; r++) x[r] += has_shared ? sum[r] + shared[r] : sum[r];
+    }
+}
+
+}  // namespace baltoro

@@ -1,0 +1,119 @@
+// The hot arithmetic, one table of functions per instruction set.
+//
+// Every reduction of floats has one fixed order. Element i of a dot product is added to lane
+// i % kLanes by a fused multiply-add, in ascending order of i, and the lanes are then added in
+// pairs: lane l and l + 8, then l and l + 4, l + 2, l + 1. Nothing else decides a result: not the
+// number of tokens computed together, not the thread, not the place in memory. The functions of
+// kernels_scalar.cpp are the definition; the others equal them bit for bit.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace baltoro {
+
+constexpr size_t kLanes = 16;
+constexpr size_t kGroup = 32;  // weights, or activations, that share one scale
+constexpr size_t kWord = 8;    // INT4 weights in one packed 32-bit word
+
+// Activations quantized to INT8, as matmul_int4_int8 reads them. One row of `cols` inputs, padded
+// with zeros to a multiple of 64 (padded_cols), is stored as
+//   codes    int8   padded_cols       in blocks of 64 (two groups): the even elements of both
+//                                     groups, then the odd ones, as nibbles come out of a byte
+//   offsets  int32  padded_cols / 8   8 * sum of the codes that meet one word of weights
+//   scales   float  padded_cols / 8   the group's scale, once per word
+// `offsets` undoes the + 8 of the stored weights.
+constexpr size_t padded_cols(size_t cols) { return (cols + 63) / 64 * 64; }
+constexpr size_t quantized_row_bytes(size_t cols) { return 2 * padded_cols(cols); }
+
+// Where code i of a row stands among the row's codes.
+constexpr size_t code_position(size_t i) {
+    return i / 64 * 64 + i % 2 * 32 + i % 64 / 32 * 16 + i % 32 / 2;
+}
+
+struct QuantizedRow {
+    int8_t* codes;
+    int32_t* offsets;
+    float* scales;
+};
+
+// The part of a quantized row that begins at input `col`, a multiple of 64.
+QuantizedRow quantized_row(uint8_t* row, size_t cols, size_t col = 0);
+
+// y[t][r] = dot(weights row r, inputs row t), for r < rows and t < tokens.
+struct Matmul {
+    const uint8_t* weights;  // bf16, f32 or packed INT4; any alignment
+    size_t weight_stride;    // bytes from row to row
+    const uint8_t* scales;   // bf16, one per group of INT4 weights; else null
+    size_t scale_stride;     // bytes from row to row
+    size_t rows;
+    size_t cols;
+    const uint8_t* inputs;  // f32, or quantized rows
+    size_t input_stride;    // bytes from row to row
+    const int32_t* index;   // which input row each token has; null: its own
+    size_t tokens;
+    float* y;
+    size_t y_stride;  // floats from token to token
+
+    const uint8_t* input(size_t token) const {
+        return inputs + (index ? static_cast<size_t>(index[token]) : token) * input_stride;
+    }
+};
+
+// y[t][c] = fma(p[t][i], rows[i][c], y[t][c]) for i = 0, 1, ...
+struct WeightedRows {
+    const uint8_t* rows;  // bf16 or f32
+    size_t row_stride;    // bytes
+    size_t num_rows;
+    size_t cols;
+    const float* p;
+    size_t p_stride;  // floats from token to token
+    size_t tokens;
+    float* y;
+    size_t y_stride;  // floats from token to token
+};
+
+struct Kernels {
+    const char* name;
+    void (*matmul_bf16)(const Matmul&);
+    void (*matmul_f32)(const Matmul&);
+    void (*matmul_int4_f32)(const Matmul&);   // weight = code * scale, exact in f32
+    void (*matmul_int4_int8)(const Matmul&);  // integers exact within a word of 8 weights
+    void (*add_rows_bf16)(const WeightedRows&);
+    void (*add_rows_f32)(const WeightedRows&);
+    // cols inputs, a multiple of kGroup. scale = absmax / 127, code = rint(x * (127 / absmax)).
+    // A group below 1e-30 is a group of zeros; one that is not finite has scale NaN.
+    void (*quantize)(const float* x, size_t cols, QuantizedRow out);
+    void (*rms_norm)(const float* x, const float* weight, size_t n, float eps, float* y);
+    void (*softmax)(float* scores, size_t n, float scale);                // in place
+    void (*silu_mul)(const float* gate, const float* up, size_t n, float* y);  // in place allowed
+    void (*sigmoid)(const float* x, size_t n, float* y);
+    void (*exp)(const float* x, size_t n, float* y);
+};
+
+// exp(x) = 2^n * P(r) with n = rint(x / ln 2) and r = x - n ln 2 in two parts; P is Taylor's
+// polynomial of degree 7, whose next term is below 4e-9 on |r| <= ln(2) / 2.
+namespace exp_constants {
+constexpr float kLowest = -87.33f;  // the result stays a normal number
+constexpr float kHighest = 88.37f;
+constexpr float kInverseLn2 = 1.44269504f;
+constexpr float kLn2High = 0.693359375f;  // n * kLn2High is exact
+constexpr float kLn2Low = -2.12194440e-4f;
+constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
+constexpr float kTaylor[8] = {1.0f,        1.0f,         1.0f / 2,   1.0f / 6,
+                              1.0f / 24.f, 1.0f / 120.f, 1.f / 720.f, 1.f / 5040.f};
+}  // namespace exp_constants
+
+constexpr float kZeroGroup = 1e-30f;
+
+const Kernels& scalar_kernels();
+#ifdef BALTORO_HAS_AVX2
+const Kernels& avx2_kernels();
+#endif
+
+// The table called `name` ("scalar", "avx2"), or null if this build or CPU does not have it.
+const Kernels* find_kernels(const char* name);
+// The fastest table for this CPU.
+const Kernels& best_kernels();
+
+}  // namespace baltoro

@@ -1,0 +1,567 @@
+// The kernels for AVX2 + FMA, equal bit for bit to kernels_scalar.cpp, which says what they mean.
+//
+// Only this file is compiled with AVX2 switched on. It calls no inline function of a library:
+// the linker could keep this file's copy and run it on a CPU without AVX2.
+
+#include <immintrin.h>
+
+#include "kernels.h"
+
+namespace baltoro {
+
+namespace {
+
+constexpr size_t kPrefetchBytes = 4096;  // ahead of the row that is streamed from memory
+// Rows shorter than this are summed four at a time: the latency of the additions would show.
+// Longer ones are streamed one at a time, which is what memory likes best.
+constexpr size_t kShortRowBytes = 4096;
+
+inline void prefetch(const uint8_t* at) {
+    _mm_prefetch(reinterpret_cast<const char*>(at + kPrefetchBytes), _MM_HINT_T0);
+}
+
+// ---- the fixed order of additions
+
+inline __m128 add_halves(__m256 low_lanes, __m256 high_lanes) {
+    const __m256 sum = _mm256_add_ps(low_lanes, high_lanes);
+    return _mm_add_ps(_mm256_castps256_ps128(sum), _mm256_extractf128_ps(sum, 1));
+}
+
+inline float add_lanes(__m256 low_lanes, __m256 high_lanes) {
+    __m128 sum = add_halves(low_lanes, high_lanes);
+    sum = _mm_add_ps(sum, _mm_movehl_ps(sum, sum));
+    return _mm_cvtss_f32(_mm_add_ss(sum, _mm_movehdup_ps(sum)));
+}
+
+// Four sums at once, for the short rows where the last additions weigh.
+inline __m128 add_lanes_of_four(const __m256 (&lane)[4][2]) {
+    const __m128 a = add_halves(lane[0][0], lane[0][1]), b = add_halves(lane[1][0], lane[1][1]);
+    const __m128 c = add_halves(lane[2][0], lane[2][1]), d = add_halves(lane[3][0], lane[3][1]);
+    const __m128 ab = _mm_add_ps(_mm_movelh_ps(a, b), _mm_movehl_ps(b, a));
+    const __m128 cd = _mm_add_ps(_mm_movelh_ps(c, d), _mm_movehl_ps(d, c));
+    return _mm_add_ps(_mm_shuffle_ps(ab, cd, 0x88), _mm_shuffle_ps(ab, cd, 0xDD));
+}
+
+template <int R, int T>
+inline void store_sums(const __m256 (&lane)[R][T][2], float* y, size_t y_stride) {
+    if constexpr (R == 4 && T == 1) {
+        const __m256 four[4][2] = {{lane[0][0][0], lane[0][0][1]},
+                                   {lane[1][0][0], lane[1][0][1]},
+                                   {lane[2][0][0], lane[2][0][1]},
+                                   {lane[3][0][0], lane[3][0][1]}};
+        _mm_storeu_ps(y, add_lanes_of_four(four));
+    } else {
+        for (int t = 0; t < T; t++)
+            for (int r = 0; r < R; r++)
+                y[t * y_stride + r] = add_lanes(lane[r][t][0], lane[r][t][1]);
+    }
+}
+
+// ---- weights of a row as f32, eight at a time
+
+inline __m256 bf16_to_f32(__m128i bits) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
+}
+
+inline float scalar_bf16(const uint8_t* at) {
+    uint16_t half;
+    __builtin_memcpy(&half, at, 2);
+    const uint32_t bits = static_cast<uint32_t>(half) << 16;
+    float value;
+    __builtin_memcpy(&value, &bits, 4);
+    return value;
+}
+
+inline float scalar_f32(const uint8_t* at) {
+    float value;
+    __builtin_memcpy(&value, at, 4);
+    return value;
+}
+
+struct Bf16 {
+    static constexpr size_t kBytes = 2;
+    static __m256 eight(const uint8_t* at) {
+        return bf16_to_f32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(at)));
+    }
+    static float one(const uint8_t* at) { return scalar_bf16(at); }
+};
+
+struct F32 {
+    static constexpr size_t kBytes = 4;
+    static __m256 eight(const uint8_t* at) {
+        return _mm256_loadu_ps(reinterpret_cast<const float*>(at));
+    }
+    static float one(const uint8_t* at) { return scalar_f32(at); }
+};
+
+template <class Format>
+struct FloatRow {
+    static constexpr bool kRagged = true;
+    const uint8_t* data = nullptr;
+    FloatRow() = default;
+    FloatRow(const Matmul& m, size_t row) : data(m.weights + row * m.weight_stride) {}
+    static size_t bytes(size_t cols) { return cols * Format::kBytes; }
+    void prefetch_after(size_t i) const { prefetch(data + i * Format::kBytes); }
+    void sixteen(size_t i, __m256 (&w)[2]) const {
+        w[0] = Format::eight(data + i * Format::kBytes);
+        w[1] = Format::eight(data + (i + 8) * Format::kBytes);
+    }
+    float one(size_t i) const { return Format::one(data + i * Format::kBytes); }
+};
+
+struct Int4Row {
+    static constexpr bool kRagged = false;  // cols is a multiple of kGroup
+    const uint8_t* data = nullptr;
+    const uint8_t* scales = nullptr;
+    Int4Row() = default;
+    Int4Row(const Matmul& m, size_t row)
+        : data(m.weights + row * m.weight_stride), scales(m.scales + row * m.scale_stride) {}
+    static size_t bytes(size_t cols) { return cols / 2; }
+    void prefetch_after(size_t i) const { prefetch(data + i / 2); }
+    static __m256 eight(const uint8_t* at, __m256 scale) {
+        int32_t word;
+        __builtin_memcpy(&word, at, 4);
+        const __m256i shifts = _mm256_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28);
+        const __m256i codes = _mm256_and_si256(
+            _mm256_srlv_epi32(_mm256_set1_epi32(word), shifts), _mm256_set1_epi32(0xF));
+        const __m256i centred = _mm256_sub_epi32(codes, _mm256_set1_epi32(8));
+        return _mm256_mul_ps(_mm256_cvtepi32_ps(centred), scale);
+    }
+    void sixteen(size_t i, __m256 (&w)[2]) const {
+        int16_t half;
+        __builtin_memcpy(&half, scales + i / kGroup * 2, 2);
+        const __m256 scale =
+            _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_set1_epi16(half), 16));
+        w[0] = eight(data + i / 2, scale);
+        w[1] = eight(data + i / 2 + 4, scale);
+    }
+    float one(size_t) const { return 0.0f; }
+};
+
+// ---- matrix times vectors: R rows by T tokens share what they load
+
+template <class Row, int R, int T>
+void tile(const Matmul& m, size_t r0, const float* const (&x)[T], float* y) {
+    Row rows[R];
+    for (int r = 0; r < R; r++) rows[r] = Row(m, r0 + r);
+    __m256 lane[R][T][2];
+    for (int r = 0; r < R; r++)
+        for (int t = 0; t < T; t++) lane[r][t][0] = lane[r][t][1] = _mm256_setzero_ps();
+
+    size_t i = 0;
+    for (; i + kLanes <= m.cols; i += kLanes) {
+        if (R == 1) rows[0].prefetch_after(i);
+        __m256 w[R][2];
+        for (int r = 0; r < R; r++) rows[r].sixteen(i, w[r]);
+        for (int t = 0; t < T; t++)
+            for (int half = 0; half < 2; half++) {
+                const __m256 input = _mm256_loadu_ps(x[t] + i + 8 * half);
+                for (int r = 0; r < R; r++)
+                    lane[r][t][half] = _mm256_fmadd_ps(w[r][half], input, lane[r][t][half]);
+            }
+    }
+    if (Row::kRagged && i < m.cols)
+        for (int r = 0; r < R; r++)
+            for (int t = 0; t < T; t++) {
+                float l[kLanes];
+                _mm256_storeu_ps(l, lane[r][t][0]);
+                _mm256_storeu_ps(l + 8, lane[r][t][1]);
+                for (size_t j = i; j < m.cols; j++)
+                    l[j - i] = __builtin_fmaf(rows[r].one(j), x[t][j], l[j - i]);
+                lane[r][t][0] = _mm256_loadu_ps(l);
+                lane[r][t][1] = _mm256_loadu_ps(l + 8);
+            }
+    store_sums(lane, y + r0, m.y_stride);
+}
+
+template <class Row, int T>
+void matmul_tokens(const Matmul& m, size_t t0) {
+    const float* x[T];
+    for (int t = 0; t < T; t++) x[t] = reinterpret_cast<const float*>(m.input(t0 + t));
+    float* y = m.y + t0 * m.y_stride;
+    size_t r = 0;
+    if (T == 1) {
+        if (Row::bytes(m.cols) <= kShortRowBytes)
+            for (; r + 4 <= m.rows; r += 4) tile<Row, 4, T>(m, r, x, y);
+    } else {
+        for (; r + 2 <= m.rows; r += 2) tile<Row, 2, T>(m, r, x, y);
+    }
+    for (; r < m.rows; r++) tile<Row, 1, T>(m, r, x, y);
+}
+
+template <class Row>
+void matmul(const Matmul& m) {
+    size_t t = 0;
+    for (; t + 3 <= m.tokens; t += 3) matmul_tokens<Row, 3>(m, t);
+    if (m.tokens - t == 2) matmul_tokens<Row, 2>(m, t);
+    if (m.tokens - t == 1) matmul_tokens<Row, 1>(m, t);
+}
+
+// ---- INT4 times INT8
+
+// Codes, offsets and scales of one token, as const pointers.
+struct QuantizedInput {
+    const int8_t* codes;
+    const int32_t* offsets;
+    const float* scales;
+    QuantizedInput() = default;
+    QuantizedInput(const uint8_t* row, size_t cols)
+        : codes(reinterpret_cast<const int8_t*>(row)),
+          offsets(reinterpret_cast<const int32_t*>(row + padded_cols(cols))),
+          scales(reinterpret_cast<const float*>(row + padded_cols(cols) * 3 / 2)) {}
+};
+
+inline __m256i load_256(const void* at) {
+    return _mm256_loadu_si256(static_cast<const __m256i*>(at));
+}
+
+// 64 packed weights as unsigned nibbles (code + 8): even elements, odd elements.
+struct Nibbles {
+    __m256i even, odd;
+    explicit Nibbles(__m256i packed) {
+        const __m256i mask = _mm256_set1_epi8(0xF);
+        even = _mm256_and_si256(packed, mask);
+        odd = _mm256_and_si256(_mm256_srli_epi16(packed, 4), mask);
+    }
+};
+
+// lane[word] = fma(exact dot of the word, weight scale * input scale, lane[word]), eight words.
+inline __m256 add_words(__m256 lane, const Nibbles& w, __m256 weight_scale,
+                        const QuantizedInput& x, size_t i) {
+    const __m256i even = _mm256_maddubs_epi16(w.even, load_256(x.codes + i));
+    const __m256i odd = _mm256_maddubs_epi16(w.odd, load_256(x.codes + i + 32));
+    // At most 4 * 15 * 127 in size: nothing saturates.
+    const __m256i pairs = _mm256_add_epi16(even, odd);
+    const __m256i sums = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+    const __m256i words = _mm256_sub_epi32(sums, load_256(x.offsets + i / kWord));
+    const __m256 scale = _mm256_mul_ps(weight_scale, _mm256_loadu_ps(x.scales + i / kWord));
+    return _mm256_fmadd_ps(_mm256_cvtepi32_ps(words), scale, lane);
+}
+
+// Scales of the groups `first` and `first + 1` of the four in `scales`, each for its four words.
+inline __m256 spread(__m256 scales, int first) {
+    const __m256i low = _mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1);
+    return _mm256_permutevar8x32_ps(scales, _mm256_add_epi32(low, _mm256_set1_epi32(first)));
+}
+
+template <int R, int T>
+void tile_int8(const Matmul& m, size_t r0, const QuantizedInput (&x)[T], float* y) {
+    const uint8_t* w[R];
+    const uint8_t* s[R];
+    for (int r = 0; r < R; r++) {
+        w[r] = m.weights + (r0 + r) * m.weight_stride;
+        s[r] = m.scales + (r0 + r) * m.scale_stride;
+    }
+    __m256 lane[R][T][2];
+    for (int r = 0; r < R; r++)
+        for (int t = 0; t < T; t++) lane[r][t][0] = lane[r][t][1] = _mm256_setzero_ps();
+
+    size_t i = 0;
+    for (; i + 128 <= m.cols; i += 128) {
+        if (R == 1) {
+            prefetch(w[0] + i / 2);
+            prefetch(s[0] + i / 16);
+        }
+        for (int r = 0; r < R; r++) {
+            const __m256 scales = _mm256_castps128_ps256(_mm_castsi128_ps(_mm_slli_epi32(
+                _mm_cvtepu16_epi32(
+                    _mm_loadl_epi64(reinterpret_cast<const __m128i*>(s[r] + i / 16))),
+                16)));
+            for (int half = 0; half < 2; half++) {
+                const Nibbles nibbles(load_256(w[r] + i / 2 + 32 * half));
+                const __m256 scale = spread(scales, 2 * half);
+                for (int t = 0; t < T; t++)
+                    lane[r][t][half] =
+                        add_words(lane[r][t][half], nibbles, scale, x[t], i + 64 * half);
+            }
+        }
+    }
+    int half = 0;
+    if (i + 64 <= m.cols) {
+        for (int r = 0; r < R; r++) {
+            const Nibbles nibbles(load_256(w[r] + i / 2));
+            const __m256 scale = _mm256_setr_m128(_mm_set1_ps(scalar_bf16(s[r] + i / 16)),
+                                                  _mm_set1_ps(scalar_bf16(s[r] + i / 16 + 2)));
+            for (int t = 0; t < T; t++)
+                lane[r][t][0] = add_words(lane[r][t][0], nibbles, scale, x[t], i);
+        }
+        i += 64;
+        half = 1;
+    }
+    if (i < m.cols) {  // one group: four words, the other lanes stay as they are
+        for (int r = 0; r < R; r++) {
+            const __m128i packed =
+                _mm_loadu_si128(reinterpret_cast<const __m128i*>(w[r] + i / 2));
+            const Nibbles nibbles(_mm256_zextsi128_si256(packed));
+            const __m256 scale = _mm256_set1_ps(scalar_bf16(s[r] + i / 16));
+            for (int t = 0; t < T; t++) {
+                __m256& last = half ? lane[r][t][1] : lane[r][t][0];
+                last = _mm256_blend_ps(add_words(last, nibbles, scale, x[t], i), last, 0xF0);
+            }
+        }
+    }
+    store_sums(lane, y + r0, m.y_stride);
+}
+
+template <int T>
+void matmul_int8_tokens(const Matmul& m, size_t t0) {
+    QuantizedInput x[T];
+    for (int t = 0; t < T; t++) x[t] = QuantizedInput(m.input(t0 + t), m.cols);
+    float* y = m.y + t0 * m.y_stride;
+    size_t r = 0;
+    if (T == 1 && m.cols / 2 <= kShortRowBytes / 4)
+        for (; r + 4 <= m.rows; r += 4) tile_int8<4, T>(m, r, x, y);
+    for (; r < m.rows; r++) tile_int8<1, T>(m, r, x, y);
+}
+
+void matmul_int4_int8(const Matmul& m) {
+    size_t t = 0;
+    for (; t + 4 <= m.tokens; t += 4) matmul_int8_tokens<4>(m, t);
+    if (m.tokens - t == 3) matmul_int8_tokens<3>(m, t);
+    if (m.tokens - t == 2) matmul_int8_tokens<2>(m, t);
+    if (m.tokens - t == 1) matmul_int8_tokens<1>(m, t);
+}
+
+// ---- weighted sums of rows: the columns are independent, so any tile gives the same bits
+
+template <class Format, int T, int V>
+void add_rows_tile(const WeightedRows& a, size_t t0, size_t c) {
+    __m256 sum[T][V];
+    for (int t = 0; t < T; t++)
+        for (int v = 0; v < V; v++)
+            sum[t][v] = _mm256_loadu_ps(a.y + (t0 + t) * a.y_stride + c + 8 * v);
+    for (size_t i = 0; i < a.num_rows; i++) {
+        const uint8_t* row = a.rows + i * a.row_stride + c * Format::kBytes;
+        __m256 w[V];
+        for (int v = 0; v < V; v++) w[v] = Format::eight(row + 8 * v * Format::kBytes);
+        for (int t = 0; t < T; t++) {
+            const __m256 p = _mm256_set1_ps(a.p[(t0 + t) * a.p_stride + i]);
+            for (int v = 0; v < V; v++) sum[t][v] = _mm256_fmadd_ps(p, w[v], sum[t][v]);
+        }
+    }
+    for (int t = 0; t < T; t++)
+        for (int v = 0; v < V; v++)
+            _mm256_storeu_ps(a.y + (t0 + t) * a.y_stride + c + 8 * v, sum[t][v]);
+}
+
+template <class Format, int T, int V>
+void add_rows_tokens(const WeightedRows& a, size_t t0) {
+    size_t c = 0;
+    for (; c + 8 * V <= a.cols; c += 8 * V) add_rows_tile<Format, T, V>(a, t0, c);
+    for (; c + 8 <= a.cols; c += 8) add_rows_tile<Format, T, 1>(a, t0, c);
+    for (; c < a.cols; c++)
+        for (int t = 0; t < T; t++) {
+            float* y = a.y + (t0 + t) * a.y_stride + c;
+            for (size_t i = 0; i < a.num_rows; i++) {
+                const float w = Format::one(a.rows + i * a.row_stride + c * Format::kBytes);
+                *y = __builtin_fmaf(a.p[(t0 + t) * a.p_stride + i], w, *y);
+            }
+        }
+}
+
+template <class Format>
+void add_rows(const WeightedRows& a) {
+    size_t t = 0;
+    for (; t + 4 <= a.tokens; t += 4) add_rows_tokens<Format, 4, 2>(a, t);
+    for (; t + 2 <= a.tokens; t += 2) add_rows_tokens<Format, 2, 4>(a, t);
+    if (t < a.tokens) add_rows_tokens<Format, 1, 8>(a, t);
+}
+
+// ---- quantization of activations
+
+inline __m256i magnitude(__m256 x) {
+    return _mm256_and_si256(_mm256_castps_si256(x), _mm256_set1_epi32(0x7FFFFFFF));
+}
+
+inline float absmax(const __m256 (&x)[4]) {
+    __m256i bits = _mm256_max_epu32(_mm256_max_epu32(magnitude(x[0]), magnitude(x[1])),
+                                    _mm256_max_epu32(magnitude(x[2]), magnitude(x[3])));
+    __m128i half =
+        _mm_max_epu32(_mm256_castsi256_si128(bits), _mm256_extracti128_si256(bits, 1));
+    half = _mm_max_epu32(half, _mm_shuffle_epi32(half, 0x4E));
+    half = _mm_max_epu32(half, _mm_shuffle_epi32(half, 0xB1));
+    return _mm_cvtss_f32(_mm_castsi128_ps(half));
+}
+
+void quantize_group(const float* x, size_t group, const QuantizedRow& out) {
+    __m256 values[4];
+    for (int v = 0; v < 4; v++) values[v] = _mm256_loadu_ps(x + group * kGroup + 8 * v);
+    const float largest = absmax(values);
+    const bool is_finite = largest <= 3.4028234663852886e38f;
+    float scale = largest / 127.0f;
+    float inverse = 127.0f / largest;
+    if (largest < kZeroGroup) scale = inverse = 0.0f;
+    if (!is_finite) scale = __builtin_nanf("");
+
+    __m256i codes[4];  // one word each
+    for (int v = 0; v < 4; v++) {
+        const __m256 scaled = _mm256_mul_ps(values[v], _mm256_set1_ps(inverse));
+        codes[v] = is_finite ? _mm256_cvtps_epi32(scaled) : _mm256_setzero_si256();
+    }
+    // To bytes: 16-bit and 8-bit packs work within halves, which the permutation undoes.
+    const __m256i bytes =
+        _mm256_packs_epi16(_mm256_packs_epi32(codes[0], codes[1]),
+                           _mm256_packs_epi32(codes[2], codes[3]));
+    const __m256i ordered =
+        _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+    const __m256i even_then_odd = _mm256_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11,
+                                                   13, 15, 0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7,
+                                                   9, 11, 13, 15);
+    const __m256i split = _mm256_permute4x64_epi64(
+        _mm256_shuffle_epi8(ordered, even_then_odd), 0xD8);
+    int8_t* to = out.codes + code_position(group * kGroup);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm256_castsi256_si128(split));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to + 32), _mm256_extracti128_si256(split, 1));
+
+    const __m256i sums = _mm256_hadd_epi32(_mm256_hadd_epi32(codes[0], codes[1]),
+                                           _mm256_hadd_epi32(codes[2], codes[3]));
+    const __m128i words =
+        _mm_add_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1));
+    const size_t word = group * kGroup / kWord;
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(out.offsets + word), _mm_slli_epi32(words, 3));
+    _mm_storeu_ps(out.scales + word, _mm_set1_ps(scale));
+}
+
+void quantize(const float* x, size_t cols, QuantizedRow out) {
+    const size_t padded = padded_cols(cols);
+    if (padded != cols) {  // the last block has one group only
+        const __m256i zero = _mm256_setzero_si256();
+        int8_t* codes = out.codes + padded - 64;
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(codes), zero);
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(codes + 32), zero);
+        const size_t word = (padded - 64) / kWord;
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(out.offsets + word), zero);
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(out.scales + word), zero);
+    }
+    for (size_t group = 0; group < cols / kGroup; group++) quantize_group(x, group, out);
+}
+
+// ---- elementwise
+
+inline __m256 exp_eight(__m256 x) {
+    using namespace exp_constants;
+    x = _mm256_max_ps(_mm256_set1_ps(kLowest), x);  // of a NaN, the second operand is kept
+    x = _mm256_min_ps(_mm256_set1_ps(kHighest), x);
+    const __m256 round = _mm256_set1_ps(kRound);
+    const __m256 shifted = _mm256_fmadd_ps(x, _mm256_set1_ps(kInverseLn2), round);
+    const __m256 n = _mm256_sub_ps(shifted, round);
+    __m256 r = _mm256_fmadd_ps(n, _mm256_set1_ps(-kLn2High), x);
+    r = _mm256_fmadd_ps(n, _mm256_set1_ps(-kLn2Low), r);
+    __m256 p = _mm256_set1_ps(kTaylor[7]);
+    for (int i = 6; i >= 0; i--) p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(kTaylor[i]));
+    const __m256i power = _mm256_add_epi32(_mm256_slli_epi32(_mm256_castps_si256(shifted), 23),
+                                           _mm256_set1_epi32(0x3F800000));
+    return _mm256_mul_ps(p, _mm256_castsi256_ps(power));
+}
+
+inline __m256 negated(__m256 x) { return _mm256_xor_ps(x, _mm256_set1_ps(-0.0f)); }
+
+inline __m256 one_plus_exp_of_minus(__m256 x) {
+    return _mm256_add_ps(_mm256_set1_ps(1.0f), exp_eight(negated(x)));
+}
+
+// The first `count` of eight floats; the others are zero.
+inline __m256i first(size_t count) {
+    const __m256i index = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(count)), index);
+}
+
+void exp(const float* x, size_t n, float* y) {
+    size_t i = 0;
+    for (; i + 8 <= n; i += 8) _mm256_storeu_ps(y + i, exp_eight(_mm256_loadu_ps(x + i)));
+    if (i == n) return;
+    const __m256i mask = first(n - i);
+    _mm256_maskstore_ps(y + i, mask, exp_eight(_mm256_maskload_ps(x + i, mask)));
+}
+
+void sigmoid(const float* x, size_t n, float* y) {
+    const __m256 one = _mm256_set1_ps(1.0f);
+    for (size_t i = 0; i < n; i += 8) {
+        const __m256i mask = first(n - i < 8 ? n - i : 8);
+        const __m256 value = _mm256_maskload_ps(x + i, mask);
+        _mm256_maskstore_ps(y + i, mask, _mm256_div_ps(one, one_plus_exp_of_minus(value)));
+    }
+}
+
+void silu_mul(const float* gate, const float* up, size_t n, float* y) {
+    for (size_t i = 0; i < n; i += 8) {
+        const __m256i mask = first(n - i < 8 ? n - i : 8);
+        const __m256 g = _mm256_maskload_ps(gate + i, mask);
+        const __m256 silu = _mm256_div_ps(g, one_plus_exp_of_minus(g));
+        _mm256_maskstore_ps(y + i, mask, _mm256_mul_ps(silu, _mm256_maskload_ps(up + i, mask)));
+    }
+}
+
+void rms_norm(const float* x, const float* weight, size_t n, float eps, float* y) {
+    __m256 lane[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
+    size_t i = 0;
+    for (; i + kLanes <= n; i += kLanes)
+        for (int half = 0; half < 2; half++) {
+            const __m256 value = _mm256_loadu_ps(x + i + 8 * half);
+            lane[half] = _mm256_fmadd_ps(value, value, lane[half]);
+        }
+    float l[kLanes];
+    _mm256_storeu_ps(l, lane[0]);
+    _mm256_storeu_ps(l + 8, lane[1]);
+    for (size_t j = i; j < n; j++) l[j - i] = __builtin_fmaf(x[j], x[j], l[j - i]);
+    const float sum = add_lanes(_mm256_loadu_ps(l), _mm256_loadu_ps(l + 8));
+    const float inverse = 1.0f / __builtin_sqrtf(sum / static_cast<float>(n) + eps);
+    const __m256 factor = _mm256_set1_ps(inverse);
+    for (i = 0; i + 8 <= n; i += 8) {
+        const __m256 scaled = _mm256_mul_ps(_mm256_loadu_ps(x + i), factor);
+        _mm256_storeu_ps(y + i, _mm256_mul_ps(scaled, _mm256_loadu_ps(weight + i)));
+    }
+    for (; i < n; i++) y[i] = x[i] * inverse * weight[i];
+}
+
+void softmax(float* scores, size_t n, float scale) {
+    float largest = scores[0] * scale;
+    size_t i = 0;
+    if (n >= 8) {
+        __m256 most = _mm256_set1_ps(largest);
+        for (; i + 8 <= n; i += 8) {
+            const __m256 scaled =
+                _mm256_mul_ps(_mm256_loadu_ps(scores + i), _mm256_set1_ps(scale));
+            _mm256_storeu_ps(scores + i, scaled);
+            most = _mm256_max_ps(scaled, most);
+        }
+        float m[8];
+        _mm256_storeu_ps(m, most);
+        for (int l = 0; l < 8; l++) largest = m[l] > largest ? m[l] : largest;
+    }
+    for (; i < n; i++) {
+        scores[i] *= scale;
+        largest = scores[i] > largest ? scores[i] : largest;
+    }
+
+    const __m256 peak = _mm256_set1_ps(largest);
+    __m256 lane[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
+    for (i = 0; i < n; i += 8) {
+        const __m256i mask = first(n - i < 8 ? n - i : 8);
+        const __m256 value = exp_eight(_mm256_sub_ps(_mm256_maskload_ps(scores + i, mask), peak));
+        _mm256_maskstore_ps(scores + i, mask, value);
+        // Terms are positive, so adding a zero changes no lane.
+        __m256& half = lane[i / 8 % 2];
+        half = _mm256_add_ps(half, _mm256_and_ps(value, _mm256_castsi256_ps(mask)));
+    }
+    const __m256 inverse = _mm256_set1_ps(1.0f / add_lanes(lane[0], lane[1]));
+    for (i = 0; i < n; i += 8) {
+        const __m256i mask = first(n - i < 8 ? n - i : 8);
+        const __m256 value = _mm256_maskload_ps(scores + i, mask);
+        _mm256_maskstore_ps(scores + i, mask, _mm256_mul_ps(value, inverse));
+    }
+}
+
+}  // namespace
+
+const Kernels& avx2_kernels() {
+    static const Kernels kernels = {
+        "avx2",         matmul<FloatRow<Bf16>>, matmul<FloatRow<F32>>, matmul<Int4Row>,
+        matmul_int4_int8, add_rows<Bf16>,       add_rows<F32>,         quantize,
+        rms_norm,       softmax,                silu_mul,              sigmoid,
+        exp,
+    };
+    return kernels;
+}
+
+}  // namespace baltoro

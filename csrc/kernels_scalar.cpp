@@ -1,0 +1,217 @@
+// The definition of every kernel, in portable C++. Read kernels.h first.
+
+#include <cstring>
+
+#include "kernels.h"
+
+namespace baltoro {
+
+namespace {
+
+template <class T>
+T load(const void* at) {  // file mappings promise no alignment
+    T value;
+    std::memcpy(&value, at, sizeof value);
+    return value;
+}
+
+float bf16_at(const uint8_t* row, size_t i) {
+    const uint32_t bits = static_cast<uint32_t>(load<uint16_t>(row + 2 * i)) << 16;
+    return load<float>(&bits);
+}
+
+int32_t code_at(const uint8_t* row, size_t i) {  // lowest nibble first, stored + 8
+    return ((row[i / 2] >> (i % 2 * 4)) & 0xF) - 8;
+}
+
+// ---- dot products
+
+float add_lanes(float (&lane)[kLanes]) {
+    for (size_t half = kLanes / 2; half > 0; half /= 2)
+        for (size_t l = 0; l < half; l++) lane[l] += lane[l + half];
+    return lane[0];
+}
+
+// Weights of a row as f32, in the three formats.
+struct Bf16Row {
+    const uint8_t* data;
+    Bf16Row(const Matmul& m, size_t row) : data(m.weights + row * m.weight_stride) {}
+    float operator[](size_t i) const { return bf16_at(data, i); }
+};
+
+struct F32Row {
+    const uint8_t* data;
+    F32Row(const Matmul& m, size_t row) : data(m.weights + row * m.weight_stride) {}
+    float operator[](size_t i) const { return load<float>(data + 4 * i); }
+};
+
+struct Int4Row {
+    const uint8_t* data;
+    const uint8_t* scales;
+    Int4Row(const Matmul& m, size_t row)
+        : data(m.weights + row * m.weight_stride), scales(m.scales + row * m.scale_stride) {}
+    float operator[](size_t i) const {
+        return static_cast<float>(code_at(data, i)) * bf16_at(scales, i / kGroup);
+    }
+};
+
+template <class Row>
+void matmul(const Matmul& m) {
+    for (size_t t = 0; t < m.tokens; t++) {
+        const float* x = reinterpret_cast<const float*>(m.input(t));
+        for (size_t r = 0; r < m.rows; r++) {
+            const Row row(m, r);
+            float lane[kLanes] = {};
+            for (size_t i = 0; i < m.cols; i++)
+                lane[i % kLanes] = __builtin_fmaf(row[i], x[i], lane[i % kLanes]);
+            m.y[t * m.y_stride + r] = add_lanes(lane);
+        }
+    }
+}
+
+// Here the element of the float sum is a word: eight products, added exactly as integers.
+void matmul_int4_int8(const Matmul& m) {
+    for (size_t t = 0; t < m.tokens; t++) {
+        const QuantizedRow x = quantized_row(const_cast<uint8_t*>(m.input(t)), m.cols);
+        for (size_t r = 0; r < m.rows; r++) {
+            const uint8_t* codes = m.weights + r * m.weight_stride;
+            const uint8_t* scales = m.scales + r * m.scale_stride;
+            float lane[kLanes] = {};
+            for (size_t word = 0; word < m.cols / kWord; word++) {
+                int32_t sum = 0;
+                for (size_t i = word * kWord; i < (word + 1) * kWord; i++)
+                    sum += code_at(codes, i) * x.codes[code_position(i)];
+                const float scale = bf16_at(scales, word * kWord / kGroup) * x.scales[word];
+                float& l = lane[word % kLanes];
+                l = __builtin_fmaf(static_cast<float>(sum), scale, l);
+            }
+            m.y[t * m.y_stride + r] = add_lanes(lane);
+        }
+    }
+}
+
+template <float (*at)(const uint8_t*, size_t)>
+void add_rows(const WeightedRows& a) {
+    for (size_t t = 0; t < a.tokens; t++) {
+        float* y = a.y + t * a.y_stride;
+        for (size_t i = 0; i < a.num_rows; i++) {
+            const float p = a.p[t * a.p_stride + i];
+            const uint8_t* row = a.rows + i * a.row_stride;
+            for (size_t c = 0; c < a.cols; c++) y[c] = __builtin_fmaf(p, at(row, c), y[c]);
+        }
+    }
+}
+
+float f32_at(const uint8_t* row, size_t i) { return load<float>(row + 4 * i); }
+
+// ---- quantization of activations
+
+// The largest magnitude by its bits: order does not matter and a NaN is larger than all.
+float absmax(const float* x) {
+    uint32_t largest = 0;
+    for (size_t i = 0; i < kGroup; i++) {
+        const uint32_t bits = load<uint32_t>(&x[i]) & 0x7FFFFFFF;
+        largest = bits > largest ? bits : largest;
+    }
+    return load<float>(&largest);
+}
+
+void quantize_group(const float* x, size_t group, QuantizedRow out) {
+    const float largest = absmax(x + group * kGroup);
+    const bool is_finite = largest <= 3.4028234663852886e38f;
+    float scale = largest / 127.0f;
+    float inverse = 127.0f / largest;
+    if (largest < kZeroGroup) scale = inverse = 0.0f;
+    if (!is_finite) scale = __builtin_nanf("");
+    for (size_t word = group * kGroup / kWord; word < (group + 1) * kGroup / kWord; word++) {
+        int32_t sum = 0;
+        for (size_t i = word * kWord; i < (word + 1) * kWord; i++) {
+            // Adding and taking away 1.5 * 2^23 rounds half to even.
+            const float rounded = x[i] * inverse + exp_constants::kRound - exp_constants::kRound;
+            const int32_t code = is_finite ? static_cast<int32_t>(rounded) : 0;
+            out.codes[code_position(i)] = static_cast<int8_t>(code);
+            sum += code;
+        }
+        out.offsets[word] = 8 * sum;
+        out.scales[word] = scale;
+    }
+}
+
+void quantize(const float* x, size_t cols, QuantizedRow out) {
+    const size_t padded = padded_cols(cols);
+    if (padded != cols) {  // the last block has one group only
+        std::memset(out.codes + padded - 64, 0, 64);
+        std::memset(out.offsets + (padded - 64) / kWord, 0, 8 * sizeof(int32_t));
+        std::memset(out.scales + (padded - 64) / kWord, 0, 8 * sizeof(float));
+    }
+    for (size_t group = 0; group < cols / kGroup; group++) quantize_group(x, group, out);
+}
+
+// ---- elementwise
+
+float exp_one(float x) {
+    using namespace exp_constants;
+    x = kLowest > x ? kLowest : x;  // written so that a NaN stays one
+    x = kHighest < x ? kHighest : x;
+    const float shifted = __builtin_fmaf(x, kInverseLn2, kRound);
+    const float n = shifted - kRound;
+    const float r = __builtin_fmaf(n, -kLn2Low, __builtin_fmaf(n, -kLn2High, x));
+    float p = kTaylor[7];
+    for (int i = 6; i >= 0; i--) p = __builtin_fmaf(p, r, kTaylor[i]);
+    // The low bits of `shifted` hold n.
+    const uint32_t power = (load<uint32_t>(&shifted) << 23) + 0x3F800000u;
+    return p * load<float>(&power);
+}
+
+float sigmoid_one(float x) { return 1.0f / (1.0f + exp_one(-x)); }
+
+void exp(const float* x, size_t n, float* y) {
+    for (size_t i = 0; i < n; i++) y[i] = exp_one(x[i]);
+}
+
+void sigmoid(const float* x, size_t n, float* y) {
+    for (size_t i = 0; i < n; i++) y[i] = sigmoid_one(x[i]);
+}
+
+void silu_mul(const float* gate, const float* up, size_t n, float* y) {
+    for (size_t i = 0; i < n; i++) y[i] = gate[i] / (1.0f + exp_one(-gate[i])) * up[i];
+}
+
+void rms_norm(const float* x, const float* weight, size_t n, float eps, float* y) {
+    float lane[kLanes] = {};
+    for (size_t i = 0; i < n; i++) {
+        float& l = lane[i % kLanes];
+        l = __builtin_fmaf(x[i], x[i], l);
+    }
+    const float mean = add_lanes(lane) / static_cast<float>(n);
+    const float inverse = 1.0f / __builtin_sqrtf(mean + eps);
+    for (size_t i = 0; i < n; i++) y[i] = x[i] * inverse * weight[i];
+}
+
+void softmax(float* scores, size_t n, float scale) {
+    float largest = scores[0] * scale;
+    for (size_t i = 0; i < n; i++) {
+        scores[i] *= scale;
+        largest = scores[i] > largest ? scores[i] : largest;
+    }
+    float lane[kLanes] = {};
+    for (size_t i = 0; i < n; i++) {
+        scores[i] = exp_one(scores[i] - largest);
+        lane[i % kLanes] += scores[i];
+    }
+    const float inverse = 1.0f / add_lanes(lane);
+    for (size_t i = 0; i < n; i++) scores[i] *= inverse;
+}
+
+}  // namespace
+
+const Kernels& scalar_kernels() {
+    static const Kernels kernels = {
+        "scalar",        matmul<Bf16Row>,  matmul<F32Row>, matmul<Int4Row>, matmul_int4_int8,
+        add_rows<bf16_at>, add_rows<f32_at>, quantize,       rms_norm,        softmax,
+        silu_mul,        sigmoid,          exp,
+    };
+    return kernels;
+}
+
+}  // namespace baltoro

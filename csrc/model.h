@@ -1,0 +1,226 @@
+// One step of a K2-architecture model: a batch of tokens of several sequences, all layers.
+//
+// Shape legend: n tokens, D hidden_size, H heads, N qk_nope_head_dim, R qk_rope_head_dim,
+// V v_head_dim, C kv_lora_rank, k num_experts_per_tok. Names are the checkpoint's.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <vector>
+
+#include "kernels.h"
+#include "thread_pool.h"
+
+namespace baltoro {
+
+struct Config {
+    size_t vocab_size = 0;
+    size_t hidden_size = 0;
+    size_t num_attention_heads = 0;
+    size_t kv_lora_rank = 0;
+    size_t qk_nope_head_dim = 0;
+    size_t qk_rope_head_dim = 0;
+    size_t v_head_dim = 0;
+    size_t num_experts_per_tok = 0;
+    bool norm_topk_prob = true;
+    float routed_scaling_factor = 1;
+    float rms_norm_eps = 1e-5f;
+    float softmax_scale = 1;
+    float rotary_multiplier = 1;
+    std::vector<float> rotary_frequencies;  // (R / 2)
+    bool int8_activations = true;           // for INT4 matrices; also makes the cache bf16
+    size_t num_blocks = 0;
+    size_t block_tokens = 0;
+    size_t threads = 1;
+
+    size_t qk_head_dim() const { return qk_nope_head_dim + qk_rope_head_dim; }
+    size_t latent_dim() const { return kv_lora_rank + qk_rope_head_dim; }
+};
+
+// DeepSeek-V3 leaves the norms of its latents at this value, whatever rms_norm_eps is.
+constexpr float kLatentNormEps = 1e-6f;
+
+enum class Format { kBf16, kF32, kInt4 };
+
+// A matrix (rows, cols) inside the file mapping, which outlives the model.
+struct Matrix {
+    Format format = Format::kBf16;
+    size_t rows = 0;
+    size_t cols = 0;
+    const uint8_t* data = nullptr;
+    const uint8_t* scales = nullptr;
+
+    size_t row_bytes() const {
+        return format == Format::kInt4 ? cols / 2 : cols * (format == Format::kF32 ? 4 : 2);
+    }
+    size_t scale_row_bytes() const { return format == Format::kInt4 ? cols / kGroup * 2 : 0; }
+};
+
+using Vector = std::vector<float>;
+
+struct Mlp {
+    Matrix gate_proj, up_proj, down_proj;
+};
+
+struct Layer {
+    Vector input_layernorm;
+    std::optional<Matrix> q_a_proj;  // absent where q_lora_rank is null
+    Vector q_a_layernorm;
+    Matrix q_proj;  // q_b_proj, or q_proj where q_lora_rank is null
+    Matrix kv_a_proj_with_mqa;
+    Vector kv_a_layernorm;
+    Matrix kv_b_proj;
+    Matrix o_proj;
+    Vector post_attention_layernorm;
+    std::optional<Mlp> mlp;        // the dense MLP, or the shared experts
+    std::optional<Matrix> router;  // absent in a dense layer
+    Vector e_score_correction_bias;
+    std::vector<Mlp> experts;
+};
+
+struct Weights {
+    Matrix embed_tokens;
+    std::vector<Layer> layers;
+    Vector norm;
+    Matrix lm_head;
+};
+
+// A batch whose indices have been checked. See StepModel.step in baltoro/kernels/step.py.
+struct Batch {
+    size_t n;
+    const int32_t* tokens;
+    const int32_t* positions;
+    const int32_t* sequence_of_token;
+    const int32_t* block_tables;
+    size_t table_width;
+    size_t num_logit_rows;
+    const int32_t* logit_rows;
+    int32_t* expert_choices;  // null: not wanted
+
+    const int32_t* table(size_t token) const {
+        return block_tables + static_cast<size_t>(sequence_of_token[token]) * table_width;
+    }
+};
+
+// Rows of activations in f32 and, where an INT4 matrix reads them as INT8, quantized as well.
+struct Activations {
+    size_t cols = 0;
+    bool is_quantized = false;
+    std::vector<float> values;
+    std::vector<uint8_t> quantized;
+
+    void resize(size_t rows, size_t num_cols, bool quantize) {
+        cols = num_cols;
+        is_quantized = quantize;
+        if (values.size() < rows * cols) values.resize(rows * cols);
+        const size_t bytes = quantize ? rows * quantized_row_bytes(cols) : 0;
+        if (quantized.size() < bytes) quantized.resize(bytes);
+    }
+    float* row(size_t i) { return values.data() + i * cols; }
+    uint8_t* quantized_bytes(size_t i) { return quantized.data() + i * quantized_row_bytes(cols); }
+};
+
+class Model {
+  public:
+    Model(Config config, Weights weights, const Kernels& kernels);
+
+    // Writes logits (num_logit_rows, vocab_size).
+    void step(const Batch& batch, float* logits);
+
+    const Config& config() const { return config_; }
+    const Kernels& kernels() const { return kernels_; }
+    size_t num_layers() const { return weights_.layers.size(); }
+    size_t cache_row_bytes() const {
+        return config_.latent_dim() * (config_.int8_activations ? 2 : 4);
+    }
+    size_t block_bytes() const { return config_.block_tokens * cache_row_bytes(); }
+    uint8_t* cache_block(size_t layer, size_t block) {
+        return cache_.get() + (layer * config_.num_blocks + block) * block_bytes();
+    }
+    std::mutex& mutex() { return mutex_; }
+
+  private:
+    struct Product {  // y = matrix * x for every token
+        const Matrix* matrix;
+        Activations* x;
+        float* y;  // (tokens, matrix rows)
+    };
+    struct ExpertWork {  // an MLP with the tokens that chose it
+        const Mlp* mlp;
+        size_t tokens;
+        const int32_t* token_of_row;  // null: all tokens in order
+        Activations* hidden;          // between up and down
+        size_t first_row;             // in `hidden`, and in the outputs
+    };
+
+    // model.cpp
+    void embed(const Batch& batch);
+    void find_rotations(const Batch& batch);
+    void write_logits(const Batch& batch, float* logits);
+    void norm_rows(const float* x, const Vector& weight, size_t n, Activations& y);
+    void quantize_row(Activations& x, size_t row);
+    bool reads_int8(const Matrix& matrix) const;
+    void multiply(const Matrix& w, size_t first_row, size_t num_rows, Activations& x, size_t x_row,
+                  const int32_t* index, size_t tokens, float* y, size_t y_stride);
+    void multiply_all(const std::vector<Product>& products, size_t tokens);
+    size_t rows_per_item(const Matrix& w, size_t multiple, size_t tokens) const;
+
+    // attention.cpp
+    void attention(size_t layer, const Batch& batch);
+    void project_queries(const Layer& layer, size_t n);
+    void write_latent(size_t layer, size_t token, const Batch& batch);
+    void rotate(float* pairs, size_t token) const;
+    void absorb_head(const Layer& layer, size_t head, size_t n);
+    void attend(size_t layer, const Batch& batch, size_t token, size_t head, size_t num_heads,
+                Vector& scores);
+    void expand_values(const Layer& layer, size_t head, size_t n);
+
+    // experts.cpp
+    void mlp(const Layer& layer, size_t moe_layer, const Batch& batch);
+    void route(const Layer& layer, size_t moe_layer, const Batch& batch);
+    void choose_experts(const Layer& layer, size_t token);
+    void group_by_expert(const Layer& layer, size_t n);
+    void gate_and_up(const ExpertWork& work, size_t row, size_t num_rows, Vector& scratch);
+    void down_and_add(size_t n, size_t row, size_t num_rows, Vector& scratch);
+
+    Config config_;
+    Weights weights_;
+    const Kernels& kernels_;
+    ThreadPool pool_;
+    std::mutex mutex_;  // one step at a time
+
+    struct Free {
+        void operator()(uint8_t* p) const { std::free(p); }
+    };
+    // (layers, num_blocks, block_tokens, C + R): the normalized latent, then the rotated key.
+    std::unique_ptr<uint8_t, Free> cache_;
+
+    // Buffers of a step; they grow to the largest batch and stay.
+    Vector x_;          // (n, D) the residual stream
+    Vector rotations_;  // (n, R / 2, 2) cos and sin
+    Activations normed_;  // (n, D)
+    Vector q_a_, kv_a_;
+    Activations q_a_normed_;
+    Vector q_;           // (n, H, N + R)
+    Vector q_latent_;    // (n, H, C + R)
+    Vector latent_out_;  // (n, H, C)
+    Activations attended_;  // (n, H V)
+    Vector added_;       // (n, D) what attention adds to x_
+    Vector scores_;      // (n, experts)
+    Vector biased_;      // (n, experts)
+    Vector share_;       // (n, k)
+    std::vector<int32_t> chosen_;         // (n, k)
+    std::vector<int32_t> row_of_choice_;  // (n, k): where the choice stands by expert
+    std::vector<int32_t> token_of_row_;   // (n k), sorted by expert
+    std::vector<ExpertWork> work_;
+    size_t shared_row_ = 0;  // first output row of the shared expert or dense MLP
+    bool has_routed_ = false;
+    Activations routed_hidden_, shared_hidden_;
+    std::vector<Vector> thread_scratch_;  // one per thread
+};
+
+}  // namespace baltoro

@@ -1,0 +1,122 @@
+#include "thread_pool.h"
+
+#include <chrono>
+
+#ifdef __linux__
+#include <sched.h>
+#endif
+
+#include "float_mode.h"
+
+namespace baltoro {
+
+namespace {
+
+// Parts of a step follow each other within microseconds; steps, within about a millisecond.
+constexpr auto kSpin = std::chrono::microseconds(50);
+
+void pause_cpu() {
+#if defined(__x86_64__) || defined(_M_X64)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    asm volatile("yield");
+#endif
+}
+
+template <class Condition>
+bool spin_until(const Condition& holds) {
+    const auto end = std::chrono::steady_clock::now() + kSpin;
+    do {
+        for (int i = 0; i < 64; i++) {
+            if (holds()) return true;
+            pause_cpu();
+        }
+    } while (std::chrono::steady_clock::now() < end);
+    return false;
+}
+
+}  // namespace
+
+ThreadPool::ThreadPool(size_t threads) {
+    for (size_t thread = 1; thread < threads; thread++)
+        workers_.emplace_back([this, thread] { serve(thread); });
+}
+
+ThreadPool::~ThreadPool() {
+    {
+        std::lock_guard<std::mutex> lock(mutex_);
+        stop_ = true;
+    }
+    new_part_.notify_all();
+    for (std::thread& worker : workers_) worker.join();
+}
+
+void ThreadPool::run_shared(size_t items, Call call, const void* body) {
+    call_ = call;
+    body_ = body;
+    items_ = items;
+    next_item_ = 0;
+    inside_.fetch_and(~kClosed);
+    part_.fetch_add(1);
+    if (sleepers_.load() > 0) {
+        std::lock_guard<std::mutex> lock(mutex_);
+        new_part_.notify_all();
+    }
+    work(0);
+    inside_.fetch_or(kClosed);
+    const auto all_left = [this] { return inside_.load() == kClosed; };
+    if (spin_until(all_left)) return;
+    std::unique_lock<std::mutex> lock(mutex_);
+    caller_sleeps_ = true;
+    all_left_.wait(lock, all_left);
+    caller_sleeps_ = false;
+}
+
+void ThreadPool::work(size_t thread) {
+    for (;;) {
+        const size_t item = next_item_.fetch_add(1);
+        if (item >= items_) return;
+        call_(body_, item, thread);
+    }
+}
+
+void ThreadPool::serve(size_t thread) {
+    const FloatMode mode;
+    uint64_t seen = 0;
+    while (wait_for_part(seen)) {
+        seen = part_.load();
+        if (!(inside_.fetch_add(1) & kClosed)) work(thread);
+        leave();
+    }
+}
+
+// False when the pool ends.
+bool ThreadPool::wait_for_part(uint64_t seen) {
+    const auto ready = [&] { return part_.load() != seen || stop_.load(); };
+    if (!spin_until(ready)) {
+        std::unique_lock<std::mutex> lock(mutex_);
+        sleepers_.fetch_add(1);
+        new_part_.wait(lock, ready);
+        sleepers_.fetch_sub(1);
+    }
+    return !stop_.load();
+}
+
+void ThreadPool::leave() {
+    const bool last = inside_.fetch_sub(1) - 1 == kClosed;
+    if (last && caller_sleeps_.load()) {
+        std::lock_guard<std::mutex> lock(mutex_);
+        all_left_.notify_one();
+    }
+}
+
+size_t available_cores() {
+#ifdef __linux__
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof set, &set) == 0) return static_cast<size_t>(CPU_COUNT(&set));
+#endif
+    const unsigned cores = std::thread::hardware_concurrency();
+    return cores ? cores : 1;
+}
+
+}  // namespace baltoro
