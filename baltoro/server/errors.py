@@ -16,6 +16,7 @@ from baltoro.config import BaltoroError
 from baltoro.engine.engine import ContextLengthError, EngineError, QueueFullError
 
 RETRY_AFTER_SECONDS = 2
+UNION_BRANCHES = {"str", "int", "float", "bool", "dict"}  # pydantic names them in locations
 
 log = logging.getLogger("baltoro.server")
 
@@ -93,21 +94,24 @@ def error_response(error: ApiError) -> Response:
 
 
 def field_path(location: tuple[int | str, ...]) -> str | None:
-    """pydantic's location as a path: ("body", "stop", 1) is stop[1].
-
-    Names after the first that are no field but a branch of a union are left out.
-    """
-    parts = [part for part in location if part != "body"]
+    """pydantic's location as a path: ("body", "stop", "list[str]", 1) is stop[1]."""
+    parts = location[1:] if location[:1] == ("body",) else location
     if not parts or isinstance(parts[0], int):
         return None
-    indices = [f"[{part}]" for part in parts[1:] if isinstance(part, int)]
-    names = [f".{part}" for part in parts[1:] if isinstance(part, str) and part.islower()]
-    branches = {".str", ".int", ".float", ".bool", ".dict"}
-    return str(parts[0]) + "".join(indices) + "".join(n for n in names if n not in branches)
+    path = ""
+    for part in parts:
+        if isinstance(part, int):
+            path += f"[{part}]"
+        elif part.isidentifier() and part not in UNION_BRANCHES:
+            path += f".{part}" if path else part
+    return path
 
 
 def from_validation(error: RequestValidationError) -> ApiError:
-    first = error.errors()[0]
+    # Of a union's branches, the one that went deepest is the one that was meant.
+    errors = error.errors()
+    of_first_field = [e for e in errors if e["loc"][:2] == errors[0]["loc"][:2]]
+    first = max(of_first_field, key=lambda e: len(e["loc"]))
     if first["type"] == "json_invalid":
         reason = first.get("ctx", {}).get("error", "no reason given")
         return ApiError(f"the body is not valid JSON: {reason}.", code="invalid_json")

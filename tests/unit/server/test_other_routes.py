@@ -1,0 +1,47 @@
+"""The routes beside the chat."""
+
+from __future__ import annotations
+
+import re
+
+import httpx
+
+
+def test_models_lists_every_name(scripted):
+    server = scripted(served_model_names=["other", "scripted"])
+    assert [model.id for model in server.openai.models.list()] == ["scripted", "other"]
+    assert server.openai.models.retrieve("other").object == "model"
+
+
+def test_health_answers_without_the_model(scripted):
+    assert scripted().get("/health").json()["status"] == "ok"
+
+
+def test_metrics_have_the_names_that_dashboards_know(scripted):
+    server = scripted("<think>a</think>b")
+    server.ask()
+    response = server.get("/metrics")
+    assert response.headers["content-type"].startswith("text/plain")
+    assert "baltoro:time_to_first_token_seconds_count 1.0" in response.text
+    assert 'baltoro:request_success_total{finished_reason="stop"} 1.0' in response.text
+
+
+def test_the_page_needs_nothing_from_elsewhere(scripted):
+    response = scripted().get("/")
+    assert response.headers["content-type"].startswith("text/html")
+    assert not re.search(r"""(src|href|url|import)\s*[=(]\s*["']?(https?:)?//""", response.text)
+
+
+def test_a_page_of_this_machine_may_ask_and_one_from_elsewhere_may_not(scripted):
+    server = scripted()
+    allowed = "access-control-allow-origin"
+    local = server.get("/v1/models", headers={"Origin": "http://localhost:3000"})
+    assert local.headers[allowed] == "http://localhost:3000"
+    for origin in ["https://example.org", "http://localhost.example.org"]:
+        assert allowed not in server.get("/v1/models", headers={"Origin": origin}).headers
+
+
+def test_raw_completions_of_a_model_without_tokens_are_refused(scripted):
+    response = httpx.post(f"{scripted().url}/v1/completions", json={"prompt": "x"}, verify=False)
+    assert response.status_code == 400
+    assert "/v1/chat/completions" in response.json()["error"]["message"]
