@@ -7,9 +7,11 @@ completion = await complete(model, ChatRequest(messages=[{"role": "user", "conte
 from __future__ import annotations
 
 import json
+import ssl
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import httpx
@@ -91,7 +93,7 @@ class HttpChatModel:
         timeout = httpx.Timeout(self.timeout_seconds, connect=10.0)
         url = f"{self.base_url}/chat/completions"
         async with (
-            httpx.AsyncClient(timeout=timeout, headers=self._headers) as client,
+            httpx.AsyncClient(timeout=timeout, headers=self._headers, verify=_tls()) as client,
             client.stream("POST", url, json=body) as response,
         ):
             if response.status_code != 200:
@@ -121,6 +123,12 @@ class HttpChatModel:
                 "Give one like http://127.0.0.1:8000/v1 as the base URL."
             )
         return EndpointError(f"the connection to {where} broke: {error or type(error).__name__}.")
+
+
+@cache
+def _tls() -> ssl.SSLContext:
+    """Reading the certificates takes longer than a short reply, so it is done once."""
+    return httpx.create_ssl_context()
 
 
 def request_body(model: str, request: ChatRequest, return_token_ids: bool = False) -> Json:

@@ -24,6 +24,8 @@ from baltoro.chat.chat_model import (
 )
 from baltoro.chat.http import EndpointError, HttpChatModel, request_body
 from baltoro.chat.messages import ToolCall
+from baltoro.chat.scripted import ScriptedChatModel
+from baltoro.server.app import create_app
 
 HELLO = ChatRequest(messages=[{"role": "user", "content": "hello"}])
 STREAM = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
@@ -259,3 +261,22 @@ async def test_web_page_in_place_of_a_stream_is_explained():
     async with endpoint([page]) as here:
         with pytest.raises(EndpointError, match="'text/html' instead of an event stream"):
             await complete(here.model(), HELLO)
+
+
+async def test_reply_through_the_server_is_the_models_reply(start_server):
+    script = [
+        "<think>two 世界</think>Let me see.<|tool_calls_section_begin|>"
+        '<|tool_call_begin|>functions.f:0<|tool_call_argument_begin|>{"x": 1}<|tool_call_end|>'
+        "<|tool_call_begin|>functions.f:1<|tool_call_argument_begin|>{}<|tool_call_end|>"
+        "<|tool_calls_section_end|>",
+        "<think>seen</think>done",
+        "<think>never clo",
+    ]
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+    request = ChatRequest(messages=HELLO.messages, tools=[tool])
+    direct = ScriptedChatModel(script)
+    url = start_server(create_app(ScriptedChatModel(script)))
+    for _ in script:
+        expected = await complete(direct, request)
+        got = await complete(HttpChatModel(f"{url}/v1/", "scripted"), request)
+        assert got == expected
