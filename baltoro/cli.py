@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -19,9 +19,12 @@ import typer
 from baltoro.config import BaltoroError
 
 if TYPE_CHECKING:
+    from rich.progress import TaskID
+
     from baltoro.agent.loop import Agent
     from baltoro.chat.chat_model import ChatModel, Sampling
     from baltoro.chat.messages import Message
+    from baltoro.evals.skills import SkillReport
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -30,7 +33,9 @@ app = typer.Typer(
     help="Train, serve and drive K2-architecture thinking agents.",
 )
 train = typer.Typer(no_args_is_help=True, help="Train a model as a TOML file says.")
+evaluate = typer.Typer(no_args_is_help=True, help="Measure what a model can do.")
 app.add_typer(train, name="train")
+app.add_typer(evaluate, name="eval")
 
 # Options that several verbs share.
 ModelName = Annotated[
@@ -270,6 +275,71 @@ def sft(config: Config, resume: Resume = False) -> None:
     run(config, resume)
 
 
+@evaluate.command()
+def skills(
+    model: ModelName = None,
+    base_url: BaseUrl = None,
+    api_key: ApiKey = "",
+    skill: Annotated[list[str] | None, typer.Option(help="Only this one; can be repeated.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Problems of each skill.")] = None,
+    temperature: Temperature = 1.0,
+    max_tokens: MaxTokens = 4096,
+    seed: Annotated[int, typer.Option(help="Of the problems and the replies.")] = 0,
+    threads: Threads = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the rows as JSON only.")] = False,
+) -> None:
+    """Measure the bundled tasks' skills on unseen problems."""
+    import asyncio
+
+    from baltoro.evals.skills import SKILLS, Settings, run
+
+    settings = Settings(
+        skills=tuple(skill or SKILLS),
+        limit=limit,
+        temperature=temperature,
+        max_tokens=max_tokens,
+        seed=seed,
+    )
+    with opened_model(model, base_url, api_key, threads) as chat_model, skill_progress() as tell:
+        reports = asyncio.run(run(chat_model, settings, tell))
+    if as_json:
+        print(json.dumps([report.to_json() for report in reports], ensure_ascii=False))
+    else:
+        print_skills(reports)
+
+
+@contextlib.contextmanager
+def skill_progress() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar for each skill on the standard error, moved by what is yielded."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
+    with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True)) as progress:
+        bars: dict[str, TaskID] = {}
+
+        def tell(skill: str, done: int, total: int) -> None:
+            if skill not in bars:
+                bars[skill] = progress.add_task(skill, total=total)
+            progress.update(bars[skill], completed=done)
+
+        yield tell
+
+
+def print_skills(reports: Sequence[SkillReport]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None)
+    for heading in ("skill", "right", "n", "share", "95 % interval", "tokens"):
+        table.add_column(heading, justify="left" if heading == "skill" else "right")
+    for row in reports:
+        interval = f"{row.low:.1%} to {row.high:.1%}"
+        counts = str(row.right), str(row.n), f"{row.share:.1%}"
+        table.add_row(row.skill, *counts, interval, f"{row.mean_tokens:.0f}")
+    Console(highlight=False).print(table)
+
+
 @app.command()
 def doctor() -> None:
     """Show what this machine and this build can do."""
@@ -288,10 +358,14 @@ def machine() -> Iterator[tuple[str, str]]:
 
     from baltoro.checkpoint.inspect import measure_bandwidth
     from baltoro.engine.open_model import bundled_models
+    from baltoro.kernels.load import choose_kernels
     from baltoro.tools.sandbox import Sandbox
 
     yield "baltoro", f"{version('baltoro')}, Python {platform.python_version()}"
-    yield "cores", f"{len(os.sched_getaffinity(0))} of {os.cpu_count()} ({platform.machine()})"
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    yield "cores", f"{cores} of {os.cpu_count()}, {platform.machine()}"
+    kernels = choose_kernels()
+    yield "kernels", f"{kernels.name}: {kernels.reason} (of {', '.join(kernels.available)})"
     yield "memory", f"{measure_bandwidth() / 1e9:.1f} GB/s read by all cores together"
     yield "models", ", ".join(bundled_models()) or "none is built in"
     try:
