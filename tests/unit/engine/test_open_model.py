@@ -1,0 +1,151 @@
+"""Opening models: the bundled names, folders and addresses, and what goes wrong with each."""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from fastapi import FastAPI
+from numpy.typing import NDArray
+from small_engine import CONFIG, random_tensors
+
+from baltoro.chat.chat_model import ChatRequest, Sampling, complete
+from baltoro.chat.http import EndpointError, HttpChatModel
+from baltoro.chat.tokenizer import Tokenizer
+from baltoro.checkpoint.writer import write_checkpoint
+from baltoro.config import BaltoroError, ModelConfig
+from baltoro.engine.chat import EngineChatModel
+from baltoro.engine.open_model import (
+    bundled_models,
+    cache_tokens,
+    open_model,
+    parse_size,
+    weights_version,
+)
+
+TOKEN_BYTES = 3 * 40 * 2  # layers, latent and rotary key, bf16
+
+
+@pytest.fixture(scope="module")
+def folder(tensors: Mapping[str, NDArray], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "small"
+    write_checkpoint(folder, CONFIG, tensors.items())
+    write_tokenizer(folder, num_ranks=256)
+    return folder
+
+
+def write_tokenizer(folder: Path, num_ranks: int) -> None:
+    tokens = [i.to_bytes(1 + (i > 255), "little") for i in range(num_ranks)]
+    lines = [f"{base64.b64encode(token).decode()} {rank}" for rank, token in enumerate(tokens)]
+    (folder / "tiktoken.model").write_text("\n".join(lines))
+    (folder / "tokenizer_config.json").write_text('{"default_system_prompt": "Be small."}')
+
+
+async def test_a_folder_opens_as_a_model_that_answers(folder: Path, tokenizer: Tokenizer):
+    request = ChatRequest(
+        messages=[{"role": "user", "content": "Hi"}], sampling=Sampling(max_tokens=5, seed=1)
+    )
+    replies = []
+    for activations in ("int8", "f32"):
+        with open_model(folder, activations=activations, threads=1, memory="1MiB") as model:
+            assert isinstance(model, EngineChatModel)
+            assert model.name == "small"
+            assert model.tokenizer.default_system_prompt == tokenizer.default_system_prompt
+            replies.append(await complete(model, request))
+    for reply in replies:
+        assert reply.usage.completion == 5
+        assert reply.trace is not None
+        assert len(reply.trace.weights_version) == 12
+    assert replies[0].trace != replies[1].trace
+
+
+def test_an_unknown_name_is_answered_with_what_exists(tmp_path: Path):
+    names = ", ".join(bundled_models()) or "none is built in yet"
+    with pytest.raises(BaltoroError, match=rf"no model 'tini'.*{names}"):
+        open_model("tini")
+    with pytest.raises(BaltoroError, match=r"has no config\.json"):
+        open_model(tmp_path)
+
+
+def test_a_tokenizer_of_another_model_is_noticed(tensors: Mapping[str, NDArray], tmp_path: Path):
+    write_checkpoint(tmp_path / "odd", CONFIG, tensors.items())
+    write_tokenizer(tmp_path / "odd", num_ranks=260)
+    with pytest.raises(BaltoroError, match=r"516 tokens, but vocab_size in config\.json is 512"):
+        open_model(tmp_path / "odd", threads=1, memory="1MiB")
+
+
+def test_a_smaller_context_can_be_asked_for(folder: Path):
+    with open_model(folder, threads=1, max_context=100) as model:
+        assert isinstance(model, EngineChatModel)
+        assert model.engine.max_context == 100
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("1000", 1000), (1000, 1000), ("4KiB", 4096), ("2 MB", 2 << 20), ("1.5g", 3 << 29)],
+)
+def test_sizes_are_read_with_their_units(text: str | int, size: int):
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["much", "4 pounds", "-1", ""])
+def test_what_is_no_size_is_said_to_be_none(text: str):
+    with pytest.raises(BaltoroError, match="is no size in memory"):
+        parse_size(text)
+
+
+def test_the_cache_holds_several_contexts_of_a_small_model():
+    assert cache_tokens(CONFIG, "int8", None, None) == 8 * 512
+    assert cache_tokens(CONFIG, "int8", 100, None) == 8 * 100
+
+
+def test_the_cache_keeps_to_the_memory_it_is_given():
+    assert cache_tokens(CONFIG, "int8", None, 300 * TOKEN_BYTES) == 300
+    assert cache_tokens(CONFIG, "f32", None, 300 * TOKEN_BYTES) == 150
+
+
+def test_a_cache_that_cannot_hold_what_was_asked_for_is_refused():
+    with pytest.raises(BaltoroError, match=f"at least {400 * TOKEN_BYTES} bytes"):
+        cache_tokens(CONFIG, "int8", 400, 300 * TOKEN_BYTES)
+    with pytest.raises(BaltoroError, match="holds 2 tokens"):
+        cache_tokens(CONFIG, "int8", None, 2 * TOKEN_BYTES)
+
+
+def test_a_published_context_does_not_take_all_of_a_small_machine():
+    k2 = ModelConfig()
+    token_bytes = k2.num_hidden_layers * k2.latent_dim * 2
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert cache_tokens(k2, "int8", None, None) * token_bytes <= memory / 4
+
+
+def test_the_version_names_the_weights(tensors: Mapping[str, NDArray]):
+    version = weights_version(CONFIG, tensors)
+    assert version == weights_version(CONFIG, random_tensors(CONFIG))
+    assert version != weights_version(CONFIG, random_tensors(CONFIG, seed=1))
+    assert version != weights_version(replace(CONFIG, rope_theta=10000.0), tensors)
+
+
+@pytest.mark.parametrize("names", [["one"], ["one", "two"]])
+def test_an_address_is_asked_which_model_it_has(
+    start_server: Callable[[FastAPI], str], names: list[str]
+):
+    app = FastAPI()
+    app.get("/v1/models")(lambda: {"data": [{"id": name} for name in names]})
+    url = start_server(app) + "/v1"
+    if len(names) > 1:
+        with pytest.raises(BaltoroError, match=r"one, two\. Name the one you mean"):
+            open_model(url)
+    model = open_model(url, name="two") if len(names) > 1 else open_model(url)
+    assert isinstance(model, HttpChatModel)
+    assert model.name == names[-1]
+
+
+def test_an_address_that_is_no_endpoint_is_said_to_be_none(
+    start_server: Callable[[FastAPI], str],
+):
+    with pytest.raises(EndpointError, match="did not say which models it has"):
+        open_model(start_server(FastAPI()))
