@@ -6,6 +6,7 @@ import errno
 import json
 import socket
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,7 +50,8 @@ def serve(config: ServeConfig) -> None:
     with bind(config.host, config.port) as listener:
         app, model = open_app(config, keys)
         try:
-            Server(app, listener).run(sockets=[listener])
+            with suppress(KeyboardInterrupt):  # uvicorn passes Ctrl-C on when it has shut down
+                Server(app, listener).run(sockets=[listener])
         finally:
             if isinstance(model, EngineChatModel):
                 model.close()
