@@ -316,9 +316,15 @@ class _ConfigReader:
                 # Implementations differ in what they take for an absent one, and all run on.
                 raise self.fail(f"{key}.{name} is missing; write the value of the training.")
         kinds = {f.name: str(f.type) for f in dataclasses.fields(YarnConfig)}
-        return YarnConfig(
+        yarn = YarnConfig(
             **{name: self.typed(f"{key}.{name}", scaling[name], kinds[name]) for name in _YARN_KEYS}
         )
+        if yarn.beta_fast < yarn.beta_slow:
+            raise self.fail(
+                f"{key}.beta_fast is {yarn.beta_fast}, less than beta_slow, {yarn.beta_slow}; "
+                "they seem to be exchanged."
+            )
+        return yarn
 
     def quantization(self) -> QuantizationConfig | None:
         found = self.values.get("quantization_config")

@@ -33,6 +33,9 @@ class TensorMap(Mapping[str, NDArray]):
     def __iter__(self) -> Iterator[str]:
         return iter(self._places)
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._places  # without making the array
+
     def __len__(self) -> int:
         return len(self._places)
 

@@ -7,6 +7,7 @@ format knows no bf16.
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -88,7 +89,7 @@ class Shard:
             )
         dtype, shape = DTYPES[entry["dtype"]], tuple(entry["shape"])
         first, last = entry["data_offsets"]
-        needed = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+        needed = math.prod(shape) * dtype.itemsize
         if last - first != needed or first < 0:
             raise BaltoroError(
                 f"{self.path}: tensor {name} has {last - first:,} bytes, but its shape "
@@ -104,7 +105,7 @@ class Shard:
     def __getitem__(self, name: str) -> NDArray:
         """The tensor as a read-only array on the mapped file."""
         stored = self.tensors[name]
-        count = int(np.prod(stored.shape, dtype=np.int64))
+        count = math.prod(stored.shape)
         array = np.frombuffer(self.data, stored.dtype, count, stored.offset)
         return array.reshape(stored.shape)
 

@@ -32,10 +32,12 @@ _TINY = ModelConfig(
     q_lora_rank=48,
     kv_lora_rank=32,
     qk_nope_head_dim=16,
-    qk_rope_head_dim=8,
-    v_head_dim=16,
+    qk_rope_head_dim=16,
+    v_head_dim=24,
+    rope_theta=10000.0,
     max_position_embeddings=1024,
-    rope_scaling=YarnConfig(original_max_position_embeddings=16),
+    rope_scaling=YarnConfig(original_max_position_embeddings=32),
+    rms_norm_eps=1e-2,  # far from the latent norms' own, so that a mix-up shows
     bos_token_id=0,
     eos_token_id=1,
     pad_token_id=2,
@@ -51,8 +53,6 @@ CONFIGS = {
         n_shared_experts=2,
         first_k_dense_replace=2,
         num_hidden_layers=4,
-        rms_norm_eps=1e-6,
-        qk_rope_head_dim=16,
     ),
     "published-heads": dataclasses.replace(
         _TINY,
@@ -64,6 +64,7 @@ CONFIGS = {
         qk_nope_head_dim=128,
         qk_rope_head_dim=64,
         v_head_dim=128,
+        rope_theta=50000.0,
     ),
 }
 NUM_TOKENS = 80  # beyond the original context of every configuration above

@@ -7,20 +7,13 @@ import torch
 
 from baltoro.checkpoint.reader import Checkpoint
 from baltoro.model.transformer import Transformer
+from baltoro.train.export import state_dict_from
 
 
 def load_torch_model(checkpoint: Checkpoint) -> Transformer:
     """Every parameter and buffer comes from the checkpoint, every tensor of it is used."""
-    config, tensors = checkpoint.config, dict(checkpoint.tensors)
-    state = {}
-    for layer in range(config.first_k_dense_replace, config.num_hidden_layers):
-        prefix = f"model.layers.{layer}.mlp.experts."
-        for projection in ("gate_proj", "up_proj", "down_proj"):
-            names = [f"{prefix}{e}.{projection}.weight" for e in range(config.n_routed_experts)]
-            state[prefix + projection] = np.stack([tensors.pop(name) for name in names])
-    state |= tensors
-    model = Transformer(config)
-    model.load_state_dict({name: torch.from_numpy(a.copy()) for name, a in state.items()})
+    model = Transformer(checkpoint.config)
+    model.load_state_dict(state_dict_from(checkpoint.config, dict(checkpoint.tensors)))
     return model.eval()
 
 

@@ -172,6 +172,7 @@ def test_a_value_that_changes_the_computation_is_refused_by_name(key, value, onl
         ({"rope_scaling": rope_scaling(truncate=False)}, "rope_scaling.truncate is false"),
         ({"rope_scaling": rope_scaling(attention_factor=2.0)}, "attention_factor is 2.0"),
         ({"rope_scaling": rope_scaling(beta_medium=2.0)}, "unknown key 'beta_medium'"),
+        ({"rope_scaling": rope_scaling(beta_fast=0.5)}, "beta_fast is 0.5, less than beta_slow, 1"),
         ({"rope_scaling": rope_scaling(factor="64")}, 'rope_scaling.factor is "64"'),
         ({"quantization_config": quantization(quant_method="gptq")}, 'quant_method is "gptq"'),
         ({"quantization_config": quantization(format="naive")}, 'format is "naive"; only K2'),
