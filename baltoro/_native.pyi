@@ -1,0 +1,99 @@
+"""Types of the native engine (`csrc/bindings.cpp`). Arrays must be C-contiguous."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+def available_kernels() -> list[str]: ...
+def available_cores() -> int: ...
+
+class Config:
+    vocab_size: int
+    hidden_size: int
+    num_attention_heads: int
+    kv_lora_rank: int
+    qk_nope_head_dim: int
+    qk_rope_head_dim: int
+    v_head_dim: int
+    num_experts_per_tok: int
+    norm_topk_prob: bool
+    routed_scaling_factor: float
+    rms_norm_eps: float
+    softmax_scale: float
+    rotary_multiplier: float
+    rotary_frequencies: Sequence[float]
+    int8_activations: bool
+    num_blocks: int
+    block_tokens: int
+    threads: int
+    def __init__(self) -> None: ...
+
+class Matrix:
+    def __init__(
+        self,
+        format: str,
+        rows: int,
+        cols: int,
+        data: NDArray[np.uint8],
+        scales: NDArray[np.uint8] | None = None,
+    ) -> None: ...
+
+class Layer:
+    input_layernorm: Sequence[float]
+    post_attention_layernorm: Sequence[float]
+    def __init__(self) -> None: ...
+    def set_attention(
+        self,
+        q_a_proj: Matrix | None,
+        q_a_layernorm: Sequence[float],
+        q_proj: Matrix,
+        kv_a_proj_with_mqa: Matrix,
+        kv_a_layernorm: Sequence[float],
+        kv_b_proj: Matrix,
+        o_proj: Matrix,
+    ) -> None: ...
+    def set_mlp(self, mlp: Sequence[Matrix], /) -> None: ...
+    def set_router(
+        self, gate: Matrix, bias: Sequence[float], experts: Sequence[Sequence[Matrix]]
+    ) -> None: ...
+
+class Model:
+    kernels: str
+    def __init__(
+        self,
+        config: Config,
+        kernels: str,
+        embed_tokens: Matrix,
+        layers: Sequence[Layer],
+        norm: Sequence[float],
+        lm_head: Matrix,
+    ) -> None: ...
+    def step(
+        self,
+        tokens: NDArray[np.int32],
+        positions: NDArray[np.int32],
+        sequence_of_token: NDArray[np.int32],
+        block_tables: NDArray[np.int32],
+        logit_rows: NDArray[np.int32],
+        expert_choices: NDArray[np.int32] | None = None,
+    ) -> NDArray[np.float32]: ...
+    def read_block(self, block: int) -> NDArray[np.uint8]: ...
+    def write_block(self, block: int, data: NDArray[np.uint8]) -> None: ...
+
+def matmul(
+    kernels: str, matrix: Matrix, x: NDArray[np.float32], int8: bool = False
+) -> NDArray[np.float32]: ...
+def add_rows(kernels: str, matrix: Matrix, p: NDArray[np.float32]) -> NDArray[np.float32]: ...
+def quantize(
+    kernels: str, x: NDArray[np.float32]
+) -> tuple[NDArray[np.int8], NDArray[np.float32], NDArray[np.uint8]]: ...
+def rms_norm(
+    kernels: str, x: NDArray[np.float32], weight: NDArray[np.float32], eps: float
+) -> NDArray[np.float32]: ...
+def softmax(kernels: str, scores: NDArray[np.float32], scale: float) -> NDArray[np.float32]: ...
+def silu_mul(
+    kernels: str, gate: NDArray[np.float32], up: NDArray[np.float32]
+) -> NDArray[np.float32]: ...
+def exp(kernels: str, x: NDArray[np.float32]) -> NDArray[np.float32]: ...
+def sigmoid(kernels: str, x: NDArray[np.float32]) -> NDArray[np.float32]: ...

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+from kernel_checkpoints import TINY, random_checkpoint
+
+from baltoro.config import BaltoroError
+from baltoro.kernels import load
+from baltoro.kernels.load import choose_kernels, load_step_model
+
+
+@pytest.fixture(autouse=True)
+def no_override(monkeypatch):
+    monkeypatch.delenv("BALTORO_KERNELS", raising=False)
+
+
+def test_the_fastest_kernels_are_the_default():
+    choice = choose_kernels()
+    assert choice.name == choice.available[0]
+    assert choice.available[-1] == "reference"
+
+
+def test_the_environment_overrides_the_choice(monkeypatch):
+    monkeypatch.setenv("BALTORO_KERNELS", "reference")
+    assert choose_kernels().name == "reference"
+    monkeypatch.setenv("BALTORO_KERNELS", "auto")
+    assert choose_kernels().name == choose_kernels().available[0]
+
+
+def test_unknown_kernels_are_refused_with_those_there_are(monkeypatch):
+    monkeypatch.setenv("BALTORO_KERNELS", "avx1024")
+    with pytest.raises(BaltoroError, match=r"avx1024.*BALTORO_KERNELS.*reference"):
+        choose_kernels()
+
+
+def test_without_the_native_engine_numpy_runs_and_says_so(monkeypatch):
+    monkeypatch.setattr(load, "_native", None)
+    monkeypatch.setattr(load, "_why_not_native", "no module")
+    with pytest.warns(RuntimeWarning, match="numpy.*not built"):
+        model = load_step_model(TINY, random_checkpoint(TINY), num_blocks=1)
+    assert model.kernels == "reference"
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("threads", 0), ("activations", "int4"), ("num_blocks", 0)]
+)
+def test_impossible_options_are_refused(option, value):
+    options = {"num_blocks": 1, option: value}
+    with pytest.raises(BaltoroError):
+        load_step_model(TINY, {}, **options)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="needs Linux's affinity calls")
+def test_threads_default_to_the_cores_of_the_process():
+    native = pytest.importorskip("baltoro._native")
+    assert native.available_cores() == len(os.sched_getaffinity(0))
+    model = load_step_model(TINY, random_checkpoint(TINY), num_blocks=1)
+    assert model.threads == native.available_cores()
+
+
+def test_weights_are_not_copied():
+    checkpoint = random_checkpoint(TINY)
+    model = load_step_model(TINY, checkpoint, num_blocks=1, threads=1)
+    one = np.zeros(1, dtype=np.int32)
+
+    def logits() -> np.ndarray:
+        return model.step(one, one, one, one[None], one)
+
+    before = logits()
+    checkpoint["lm_head.weight"][7] = 0
+    after = logits()
+    assert before[0, 7] != 0
+    assert after[0, 7] == 0
