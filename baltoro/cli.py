@@ -315,15 +315,21 @@ def skill_progress() -> Iterator[Callable[[str, int, int], None]]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
-    with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True)) as progress:
-        bars: dict[str, TaskID] = {}
+    progress = Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True))
+    bars: dict[str, TaskID] = {}
 
-        def tell(skill: str, done: int, total: int) -> None:
-            if skill not in bars:
-                bars[skill] = progress.add_task(skill, total=total)
-            progress.update(bars[skill], completed=done)
+    def tell(skill: str, done: int, total: int) -> None:
+        if not bars:
+            progress.start()
+        if skill not in bars:
+            bars[skill] = progress.add_task(skill, total=total)
+        progress.update(bars[skill], completed=done)
 
+    try:
         yield tell
+    finally:
+        if bars:
+            progress.stop()
 
 
 def print_skills(reports: Sequence[SkillReport]) -> None:

@@ -1,0 +1,135 @@
+"""The command line: what a verb prints, and how mistakes look."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from baltoro.cli import main
+
+
+@pytest.fixture
+def baltoro(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """Runs `baltoro` in this process; returns exit code, output and errors."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["baltoro", *arguments])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        captured = capsys.readouterr()
+        return int(stop.value.code or 0), captured.out, captured.err
+
+    return run
+
+
+def test_every_verb_explains_itself(baltoro):
+    _, listed, _ = baltoro("--help")
+    verbs = ["serve", "chat", "agent", "inspect", "quantize", "train", "eval", "doctor"]
+    for verb in verbs:
+        assert verb in listed
+        code, text, _ = baltoro(verb, "--help")
+        assert code == 0
+        assert "Usage" in text
+
+
+def test_inspect_prints_the_published_numbers(baltoro):
+    code, text, _ = baltoro("inspect", "k2-thinking", "--no-measure")
+    assert code == 0
+    assert "1,026.4B parameters" in text
+    assert "594.2 GB" in text
+    assert "70,272 bytes of cache per token" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (
+            ["inspect", "no-such-model", "--no-measure"],
+            "'no-such-model' is neither a checkpoint folder nor",
+        ),
+        (["chat", "Hi", "--model", "/no/such/folder"], "there is no model '/no/such/folder'"),
+        (
+            ["agent", "Hi", "--base-url", "http://x/v1", "--tools", "pyhton"],
+            "Did you mean 'python'",
+        ),
+        (["train", "sft", "/no/such.toml"], "there is no file /no/such.toml"),
+        (["quantize", "/no/such/source", "/tmp/target"], "/no/such/source"),
+        (["serve", "--api-key-file", "/no/such/keys"], "cannot read the API key file"),
+        (["agent", "Hi", "--base-url", "http://x/v1", "--trace", "/no/such/f"], "cannot write the"),
+        (
+            ["eval", "skills", "--base-url", "http://x/v1", "--model", "x", "--skill", "y"],
+            "no skill",
+        ),
+    ],
+)
+def test_a_mistake_is_a_sentence_without_traceback_and_exit_code_2(baltoro, arguments, sentence):
+    if "--base-url" in arguments:
+        arguments = [*arguments, "--model", "x"]
+    code, _, said = baltoro(*arguments)
+    assert code == 2
+    assert said.startswith("baltoro: ")
+    assert sentence in said
+    assert "Traceback" not in said
+
+
+def test_a_wrong_option_is_exit_code_2(baltoro):
+    assert baltoro("chat", "Hi", "--temperature", "hot")[0] == 2
+    assert baltoro("agent", "Hi", "--max-steps", "0")[0] == 2
+    assert baltoro("dance")[0] == 2
+
+
+def test_doctor_tells_kernels_and_sandbox(baltoro):
+    code, text, _ = baltoro("doctor")
+    assert code == 0
+    facts = dict(line.split(maxsplit=1) for line in text.splitlines())
+    assert {"baltoro", "cores", "kernels", "memory", "models", "sandbox"} <= set(facts)
+    assert "works" in facts["sandbox"]
+
+
+IMPORTS = """
+import json, sys
+sys.argv = ["baltoro", *{arguments!r}]
+from baltoro.cli import main
+try:
+    main()
+except SystemExit:
+    pass
+print(json.dumps(sorted({{name.split(".")[0] for name in sys.modules}})), file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["doctor"],
+        ["inspect", "k2-thinking", "--no-measure"],
+        ["serve", "--model", "/no/such/model", "--port", "0"],
+        ["agent", "Hi", "--base-url", "http://127.0.0.1:9/v1", "--model", "x"],
+        ["eval", "skills", "--model", "/no/such/model"],
+    ],
+)
+def test_serving_acting_and_measuring_never_import_torch(arguments):
+    code = IMPORTS.format(arguments=arguments)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    modules = json.loads(done.stderr.splitlines()[-1])
+    assert "baltoro" in modules
+    assert not {"torch", "transformers", "matplotlib"} & set(modules)
+
+
+def test_help_does_not_load_what_verbs_need():
+    code = IMPORTS.format(arguments=["--help"])
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"numpy", "fastapi", "httpx"} & set(json.loads(done.stderr.splitlines()[-1]))
+
+
+def test_the_command_is_installed_beside_python():
+    command = Path(sys.executable).with_name("baltoro")
+    done = subprocess.run(
+        [str(command), "inspect", "x", "--no-measure"], capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("baltoro: 'x' is neither")
