@@ -77,17 +77,17 @@ def inspect(target: str | Path, *, measure: bool = False) -> Report:
 
     Raises `BaltoroError` if `target` is neither, and as `open_checkpoint` does.
     """
-    bandwidth = measure_bandwidth() if measure else None
     if str(target) in PRESETS:
-        config = PRESETS[str(target)]
-        released = dataclasses.replace(config, quantization_config=QuantizationConfig())
-        return describe(str(target), released, bandwidth)
-    if not Path(target).is_dir():
+        preset = PRESETS[str(target)]
+        config = dataclasses.replace(preset, quantization_config=QuantizationConfig())
+    elif Path(target).is_dir():
+        config = open_checkpoint(target).config
+    else:
         raise BaltoroError(
             f"'{target}' is neither a checkpoint folder nor a preset. "
             f"The presets are: {', '.join(PRESETS)}."
         )
-    return describe(str(target), open_checkpoint(target).config, bandwidth)
+    return describe(str(target), config, measure_bandwidth() if measure else None)
 
 
 def describe(name: str, config: ModelConfig, bandwidth: float | None = None) -> Report:
