@@ -35,7 +35,7 @@ _TINY = ModelConfig(
     qk_rope_head_dim=16,
     v_head_dim=24,
     rope_theta=10000.0,
-    max_position_embeddings=1024,
+    max_position_embeddings=2048,
     rope_scaling=YarnConfig(original_max_position_embeddings=32),
     rms_norm_eps=1e-2,  # far from the latent norms' own, so that a mix-up shows
     bos_token_id=0,
@@ -48,6 +48,7 @@ CONFIGS = {
     "long-ramp": dataclasses.replace(
         _TINY,
         rope_scaling=YarnConfig(original_max_position_embeddings=32, beta_fast=32.0, factor=32.0),
+        max_position_embeddings=1024,
         n_routed_experts=12,
         num_experts_per_tok=4,
         n_shared_experts=2,
