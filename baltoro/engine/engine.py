@@ -1,15 +1,16 @@
 """The token level: prompt ids in, tokens out, many requests in one batch.
 
-A thread of the engine's own runs step after step as long as there is work. Requests come from
+A thread of the engine's own runs step after step as long as there is work. Sequences come from
 any thread and any asyncio loop, and each gets its tokens in the loop that asked.
 """
 
 from __future__ import annotations
 
 import asyncio
+import atexit
+import collections.abc as abc
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,8 +24,7 @@ from baltoro.engine.constraint import Constraint, combined_choice
 from baltoro.engine.prefix_cache import FinishedSequences
 from baltoro.engine.sampler import Draw, check_sampling, sample
 from baltoro.engine.scheduler import Chunk, QueueFullError, Scheduler, SchedulerLimits
-from baltoro.engine.sequence import EngineError, TokenEvent
-from baltoro.engine.sequence import Sequence as Request
+from baltoro.engine.sequence import EngineError, Sequence, TokenEvent
 from baltoro.kernels.step import StepModel
 
 __all__ = [
@@ -63,27 +63,27 @@ class EngineMetrics:
     generated_tokens: int
 
 
-class Generation(AsyncIterator[TokenEvent]):
+class Generation(abc.AsyncIterator[TokenEvent]):
     """The tokens of one reply as they come. Leaving it early cancels the rest of it.
 
     Ends after the event that has a `finish_reason`. Raises EngineError if a step failed.
     """
 
-    def __init__(self, engine: Engine, request: Request, mailbox: Mailbox):
+    def __init__(self, engine: Engine, sequence: Sequence, mailbox: Mailbox):
         self._engine = engine
-        self._request = request
+        self._sequence = sequence
         self._mailbox = mailbox
         self._ended = False
 
     @property
     def cached(self) -> int:
         """Prompt tokens that were found computed; known from the first token on."""
-        return self._request.cached
+        return self._sequence.cached
 
     @property
     def weights_version(self) -> str:
         """Of the weights that gave the reply; known from the first token on."""
-        return self._request.weights_version
+        return self._sequence.weights_version
 
     async def __anext__(self) -> TokenEvent:
         if self._ended:
@@ -103,7 +103,7 @@ class Generation(AsyncIterator[TokenEvent]):
         """Stop generating. The blocks are given back before the next step."""
         if not self._ended:
             self._ended = True
-            self._engine.cancel(self._request)
+            self._engine.cancel(self._sequence)
 
     async def aclose(self) -> None:
         self.cancel()
@@ -116,7 +116,7 @@ class Mailbox:
     """Carries items from the engine's thread into the asyncio loop that made the mailbox.
 
     The engine holds the mailbox and never the Generation, so that a Generation nobody holds
-    any more is collected and cancels its request.
+    any more is collected and cancels its sequence.
     """
 
     def __init__(self) -> None:
@@ -146,7 +146,7 @@ class Engine:
         *,
         max_context: int | None = None,
         limits: SchedulerLimits | None = None,
-        stop_ids: Iterable[int] | None = None,
+        stop_ids: abc.Iterable[int] | None = None,
         weights_version: str = "",
     ):
         self.model = model
@@ -160,7 +160,7 @@ class Engine:
         self._prefixes = FinishedSequences(self._blocks)
         self._scheduler = Scheduler(self._blocks, self._prefixes, limits or SchedulerLimits())
         self._counts = dict.fromkeys(_COUNTS, 0)
-        self._cancelled: deque[Request] = deque()
+        self._cancelled: deque[Sequence] = deque()
         self._closed_because = ""
         # Guards all of the above and is never held while the model computes. Reentrant,
         # because collecting a Generation cancels its request at any point of the code.
@@ -169,15 +169,16 @@ class Engine:
         self._idle = threading.Condition(self._lock)  # there is none
         self._thread = threading.Thread(target=self._run, name="baltoro-engine", daemon=True)
         self._thread.start()
+        atexit.register(self.close)  # the interpreter must not end while the thread computes
 
     def generate(
         self,
-        prompt_ids: Sequence[int],
+        prompt_ids: abc.Sequence[int],
         sampling: Sampling,
         *,
-        constraints: Sequence[Constraint] = (),
+        constraints: abc.Sequence[Constraint] = (),
         expert_choices: bool = False,
-        stop_ids: Iterable[int] | None = None,
+        stop_ids: abc.Iterable[int] | None = None,
     ) -> Generation:
         """Queue a request; its tokens come to the asyncio loop that runs here.
 
@@ -191,7 +192,7 @@ class Engine:
         check_sampling(sampling)
         self._check_prompt(prompt_ids)
         mailbox = Mailbox()
-        request = Request(
+        sequence = Sequence(
             prompt_ids=prompt_ids,
             sampling=sampling,
             listener=mailbox,
@@ -203,17 +204,17 @@ class Engine:
         with self._lock:
             if self._closed_because:
                 raise EngineError(self._closed_because)
-            self._scheduler.add(request)
+            self._scheduler.add(sequence)
             self._counts["requests"] += 1
             self._counts["prompt_tokens"] += len(prompt_ids)
             self._wake.notify()
-        return Generation(self, request, mailbox)
+        return Generation(self, sequence, mailbox)
 
-    def cancel(self, request: Request) -> None:
+    def cancel(self, sequence: Sequence) -> None:
         """Give up a request and its blocks before the next step. Does nothing if it is done."""
-        request.cancelled = True
+        sequence.cancelled = True
         with self._lock:
-            self._cancelled.append(request)
+            self._cancelled.append(sequence)
             self._wake.notify()
 
     def metrics(self) -> EngineMetrics:
@@ -251,18 +252,21 @@ class Engine:
             )
         with self._lock:
             self._scheduler.pause()
-            self._idle.wait_for(lambda: not self._scheduler.has_started)
-            self.model, self.weights_version = model, weights_version
-            self._prefixes.clear()
-            self._scheduler.resume()
-            self._wake.notify()
+            try:
+                self._idle.wait_for(lambda: not self._scheduler.has_started)
+                self.model, self.weights_version = model, weights_version
+                self._prefixes.clear()
+            finally:
+                self._scheduler.resume()
+                self._wake.notify()
 
     def close(self) -> None:
-        """Stop after the step under way. Requests that are not finished get an EngineError."""
+        """Stop after the step under way. Sequences that are not finished get an EngineError."""
         with self._lock:
             self._closed_because = self._closed_because or "the engine is closed."
             self._wake.notify()
         self._thread.join()
+        atexit.unregister(self.close)
 
     def __enter__(self) -> Engine:
         return self
@@ -270,7 +274,7 @@ class Engine:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _check_prompt(self, prompt_ids: Sequence[int]) -> None:
+    def _check_prompt(self, prompt_ids: abc.Sequence[int]) -> None:
         vocab_size = self.model.config.vocab_size
         if not len(prompt_ids):
             raise BaltoroError("the prompt is empty; give at least one token.")
@@ -340,41 +344,41 @@ class Engine:
             if not chunk.sequence.cancelled:
                 self._advance(chunk.sequence, logits[row], batch, row)
 
-    def _advance(self, request: Request, logits: Logits, batch: StepBatch, row: int) -> None:
+    def _advance(self, sequence: Sequence, logits: Logits, batch: StepBatch, row: int) -> None:
         """Draw the next token of one request and pass it on."""
-        position = len(request.ids)
+        position = len(sequence.ids)
         try:
-            choice = combined_choice(request.constraints)
-            draw = sample(logits, request.sampling, request.seed, position, choice)
-            finish_reason = request.append(draw.id)
+            choice = combined_choice(sequence.constraints)
+            draw = sample(logits, sequence.sampling, sequence.seed, position, choice)
+            finish_reason = sequence.append(draw.id)
         except Exception as error:
             with self._lock:
-                self._fail([request], f"the next token could not be drawn: {error}")
+                self._fail([sequence], f"the next token could not be drawn: {error}")
             return
         with self._lock:
             self._counts["generated_tokens"] += 1
-            if position == len(request.prompt_ids):
-                request.weights_version = self.weights_version
-                self._counts["cached_tokens"] += request.cached
+            if position == len(sequence.prompt_ids):
+                sequence.weights_version = self.weights_version
+                self._counts["cached_tokens"] += sequence.cached
             if finish_reason:
-                self._scheduler.finish(request)
-        if not request.listener.deliver(_token_event(request, draw, finish_reason, batch, row)):
-            self.cancel(request)
+                self._scheduler.finish(sequence)
+        if not sequence.listener.deliver(_token_event(sequence, draw, finish_reason, batch, row)):
+            self.cancel(sequence)
 
     def _drop_cancelled(self) -> None:
         while self._cancelled:
-            request = self._cancelled.popleft()
-            if request in self._unfinished():
-                self._scheduler.finish(request)
+            sequence = self._cancelled.popleft()
+            if sequence in self._unfinished():
+                self._scheduler.finish(sequence)
                 self._counts["cancelled"] += 1
 
-    def _fail(self, requests: list[Request], reason: str) -> None:
-        for request in requests:
-            self._scheduler.drop(request)
+    def _fail(self, sequences: list[Sequence], reason: str) -> None:
+        for sequence in sequences:
+            self._scheduler.drop(sequence)
             self._counts["failed"] += 1
-            request.listener.deliver(EngineError(reason))
+            sequence.listener.deliver(EngineError(reason))
 
-    def _unfinished(self) -> list[Request]:
+    def _unfinished(self) -> list[Sequence]:
         return [*self._scheduler.running, *self._scheduler.waiting]
 
 
@@ -390,10 +394,10 @@ _COUNTS = (
 
 
 def _token_event(
-    request: Request, draw: Draw, finish_reason: str | None, batch: StepBatch, row: int
+    sequence: Sequence, draw: Draw, finish_reason: str | None, batch: StepBatch, row: int
 ) -> TokenEvent:
     choices = None
-    if request.wants_expert_choices and batch.expert_choices is not None:
+    if sequence.wants_expert_choices and batch.expert_choices is not None:
         choices = batch.expert_choices[batch.logit_rows[row]].tolist()
     return TokenEvent(
         id=draw.id,

@@ -137,13 +137,18 @@ def cache_tokens(
     """How many tokens the latent cache is made for.
 
     By default room for several whole contexts within a modest size, and never so much that the
-    weights have no memory left. Raises BaltoroError if `max_context` was asked for and does not
-    fit into `memory`, or if `memory` holds less than one block.
+    weights have no memory left. Raises BaltoroError if the model has no such `max_context`, if
+    it does not fit into `memory`, or if `memory` holds less than one block.
     """
+    longest = config.max_position_embeddings
+    if max_context is not None and not 1 < max_context <= longest:
+        raise BaltoroError(
+            f"max_context is {max_context}; it must be between 2 and {longest}, "
+            "the model's max_position_embeddings."
+        )
     bytes_per_number = 4 if activations == "f32" else 2
     token_bytes = config.num_hidden_layers * config.latent_dim * bytes_per_number
-    longest = config.max_position_embeddings
-    context = min(max_context or longest, longest)
+    context = max_context or longest
     if memory is None:
         limit = _machine_memory() // MEMORY_SHARE
         memory = min(limit, max(DEFAULT_CACHE_BYTES, context * token_bytes))

@@ -27,7 +27,7 @@ class QueueFullError(BaltoroError):
 class SchedulerLimits:
     """How much is done at once."""
 
-    step_tokens: int = 512  # tokens of one step, decodes and pieces of prompts together
+    step_tokens: int = 256  # tokens of one step, decodes and pieces of prompts together
     max_running: int = 64  # sequences that hold blocks; the others wait
     max_waiting: int = 1024  # requests beyond this are refused
 

@@ -115,6 +115,12 @@ def test_a_cache_that_cannot_hold_what_was_asked_for_is_refused():
         cache_tokens(CONFIG, "int8", None, 2 * TOKEN_BYTES)
 
 
+@pytest.mark.parametrize("max_context", [-1, 0, 513])
+def test_a_context_that_the_model_does_not_have_is_refused(max_context: int):
+    with pytest.raises(BaltoroError, match="between 2 and 512"):
+        cache_tokens(CONFIG, "int8", max_context, None)
+
+
 def test_a_published_context_does_not_take_all_of_a_small_machine():
     k2 = ModelConfig()
     token_bytes = k2.num_hidden_layers * k2.latent_dim * 2
