@@ -105,7 +105,7 @@ class HttpChatModel:
                     f"{url} answered with '{kind}' instead of an event stream. "
                     "Is it the address of an OpenAI-compatible API, up to and with /v1?"
                 )
-            async for data in _events(response.aiter_bytes()):
+            async for data in sse_data(response.aiter_bytes()):
                 if data == "[DONE]":
                     yield {"done": True}
                     return
@@ -290,7 +290,7 @@ class _Reply:
         )
 
 
-async def _events(data: AsyncIterator[bytes]) -> AsyncIterator[str]:
+async def sse_data(data: AsyncIterator[bytes]) -> AsyncIterator[str]:
     """The payloads of server-sent events.
 
     Cut at line feeds only: httpx's own line reader also cuts at U+2028 and its like, which may

@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -22,7 +23,7 @@ from baltoro.chat.chat_model import (
     Usage,
     complete,
 )
-from baltoro.chat.http import EndpointError, HttpChatModel, request_body
+from baltoro.chat.http import EndpointError, HttpChatModel, request_body, sse_data
 from baltoro.chat.messages import ToolCall
 from baltoro.chat.scripted import ScriptedChatModel
 from baltoro.server.app import create_app
@@ -41,8 +42,8 @@ class Endpoint:
 
 
 @asynccontextmanager
-async def endpoint(pieces: Sequence[bytes], length: int | None = None) -> AsyncIterator[Endpoint]:
-    """Answers every request with `pieces`, each in a packet of its own, and hangs up."""
+async def endpoint(pieces: Sequence[bytes]) -> AsyncIterator[Endpoint]:
+    """Answers every request with `pieces` and hangs up."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).decode()
@@ -53,7 +54,6 @@ async def endpoint(pieces: Sequence[bytes], length: int | None = None) -> AsyncI
         for piece in pieces:
             writer.write(piece)
             await writer.drain()
-            await asyncio.sleep(0)
         writer.close()
         await writer.wait_closed()
 
@@ -77,9 +77,8 @@ def call(index: int, arguments: str, **fields: Any) -> dict[str, Any]:
     return {"index": index, "function": {"arguments": arguments, **name}, **fields}
 
 
-async def events_of(body: bytes, size: int = 10**9, **options: Any) -> list[Event]:
-    pieces = [body[i : i + size] for i in range(0, len(body), size)]
-    async with endpoint([STREAM.encode(), *pieces]) as here:
+async def events_of(body: bytes, **options: Any) -> list[Event]:
+    async with endpoint([STREAM.encode(), body]) as here:
         return [event async for event in here.model(**options).stream(HELLO)]
 
 
@@ -89,8 +88,22 @@ async def completion_of(*chunks: Any, **options: Any) -> Completion:
     return last
 
 
-@pytest.mark.parametrize("size", [1, 7, 10**9])
-async def test_reply_streams_whatever_the_packets(size: int):
+@pytest.mark.parametrize("ending", ["\n", "\r\n"])
+async def test_events_are_the_same_wherever_the_packets_are_cut(ending: str):
+    lines = [": comment", 'data: {"x":"世\u2028\x85"}', "", "data:[DONE]", ""]
+    body = ending.join(lines).encode()
+
+    async def packets(*ends: int) -> AsyncIterator[bytes]:
+        for start, end in pairwise([0, *ends, len(body)]):
+            yield body[start:end]
+
+    cuts = [range(1, len(body)), *([place] for place in range(len(body)))]
+    for cut in cuts:
+        data = [line async for line in sse_data(packets(*cut))]
+        assert data == ['{"x":"世\u2028\x85"}', "[DONE]"]
+
+
+async def test_reply_streams_as_it_is_said():
     usage = {
         "prompt_tokens": 5,
         "completion_tokens": 9,
@@ -109,7 +122,7 @@ async def test_reply_streams_whatever_the_packets(size: int):
         {"choices": [], "usage": usage},
         "[DONE]",
     )
-    assert await events_of(body, size) == [
+    assert await events_of(body) == [
         ReasoningDelta("think 世"),
         ReasoningDelta("界"),
         ContentDelta("one\u2028line"),

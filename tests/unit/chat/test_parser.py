@@ -169,7 +169,9 @@ def test_any_token_stream_parses(tokenizer: Tokenizer, ids: list[int]):
     parse_ids(tokenizer, [id if id >= 0 else first - 1 - id for id in ids])
 
 
-words = st.text(max_size=12) | st.sampled_from([*MARKERS[:4], *MARKERS[6:], "a < b", "世界"])
+words = st.text(max_size=12) | st.sampled_from(
+    [*MARKERS[:4], *MARKERS[6:], "a < b", "世界", " a\n", "\n"]
+)
 names = st.sampled_from(TOOLS)
 calls = st.lists(st.tuples(names, st.dictionaries(words, words, max_size=2)), max_size=3)
 

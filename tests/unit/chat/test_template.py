@@ -192,6 +192,10 @@ def ids_of(messages: list[Message]) -> list[str]:
     ("given_ids", "native"),
     [
         (["functions.search:4", "call_x"], ["functions.search:4", "functions.search:5"]),
+        (
+            ["functions.search:7", "functions.search:2", "call_x"],
+            ["functions.search:7", "functions.search:2", "functions.search:8"],
+        ),
         (["search:0", "search:1"], ["functions.search:0", "functions.search:1"]),
         (["toolu_01", "toolu_02"], ["functions.search:0", "functions.search:1"]),
         (["other:3", ""], ["functions.search:0", "functions.search:1"]),
