@@ -1,1 +1,2 @@
-"""Messages, the tokenizer, the chat template, the stream parser and the ChatModel protocol that everyone talks to."""
+"""Messages, the tokenizer, the chat template, the stream parser and the ChatModel protocol that
+everyone talks to."""
