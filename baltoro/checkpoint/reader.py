@@ -113,11 +113,7 @@ def check_tensors(tensors: TensorMap, expected: Mapping[str, TensorSpec], folder
     check_names(tensors, expected, folder)
     for name, wanted in expected.items():
         path, found = tensors.spec(name)
-        if found.shape != wanted.shape:
-            raise BaltoroError(
-                f"{path}: tensor {name} has the shape {list(found.shape)}, but config.json asks "
-                f"for {list(wanted.shape)}."
-            )
+        check_shape(path, name, found, wanted)
         if found.dtype != wanted.dtype:
             raise BaltoroError(
                 f"{path}: tensor {name} has the type {found.dtype}, but config.json asks for "
@@ -139,6 +135,14 @@ def check_names(tensors: TensorMap, expected: Mapping[str, TensorSpec], folder: 
         raise BaltoroError(
             f"{path}: tensor {extra[0]} is unexpected{_and_others(extra)}. "
             "config.json describes a model without it; the two do not belong together."
+        )
+
+
+def check_shape(path: Path, name: str, found: TensorSpec, wanted: TensorSpec) -> None:
+    if found.shape != wanted.shape:
+        raise BaltoroError(
+            f"{path}: tensor {name} has the shape {list(found.shape)}, but config.json asks for "
+            f"{list(wanted.shape)}."
         )
 
 

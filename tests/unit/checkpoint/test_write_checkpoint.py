@@ -8,7 +8,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from baltoro.checkpoint.convert import export_int4, unpack_weight
+from baltoro.checkpoint.convert import export_int4, pack_weight, unpack_weight
 from baltoro.checkpoint.reader import open_checkpoint
 from baltoro.checkpoint.writer import write_checkpoint
 from baltoro.config import BaltoroError
@@ -139,3 +139,12 @@ def test_exported_experts_are_quantized_and_the_rest_is_rounded_to_bf16(tmp_path
         dtype = checkpoint.tensors[name].dtype
         assert dtype == (np.float32 if "correction_bias" in name else ml_dtypes.bfloat16)
         np.testing.assert_array_equal(checkpoint.tensors[name], weights[name].astype(dtype))
+
+
+def test_a_large_matrix_is_packed_as_it_is_in_one_piece():
+    weight = np.random.default_rng(0).normal(size=(90, 4096)).astype(np.float32)
+    codes, scale = int4.quantize(weight)
+    parts = pack_weight(weight)
+    np.testing.assert_array_equal(parts["weight_packed"], int4.pack(codes))
+    np.testing.assert_array_equal(parts["weight_scale"], scale)
+    assert parts["weight_shape"].tolist() == [90, 4096]
