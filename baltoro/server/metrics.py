@@ -9,6 +9,7 @@ from contextlib import aclosing
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from baltoro.chat.chat_model import Completion, Event, Usage
+from baltoro.engine.engine import Engine
 from baltoro.server.sse import as_generator
 
 FIRST_TOKEN_SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
@@ -47,6 +48,18 @@ class Metrics:
 
     def _seconds(self, name: str, buckets: tuple[float, ...]) -> Histogram:
         return Histogram(f"baltoro:{name}", "Seconds.", buckets=buckets, registry=self.registry)
+
+    def watch_engine(self, engine: Engine) -> None:
+        """Read from the engine at each scrape how full its cache is."""
+
+        def used_share() -> float:
+            state, total = engine.metrics(), engine.model.num_blocks
+            return (total - state.free_blocks - state.kept_blocks) / total
+
+        usage = self._gauge("kv_cache_usage_perc", "Share of the latent cache held by answers.")
+        usage.set_function(used_share)
+        preempted = self._gauge("num_preemptions", "Times that an answer lost its cache.")
+        preempted.set_function(lambda: engine.metrics().preempted)
 
     def text(self) -> bytes:
         """The exposition format that Prometheus scrapes."""

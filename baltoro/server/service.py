@@ -52,6 +52,8 @@ class Service:
         self.names = list(dict.fromkeys([model.name, *served_model_names]))
         self.key_digests = [hashlib.sha256(key.encode()).digest() for key in api_keys]
         self.metrics = Metrics()
+        if self.engine is not None:
+            self.metrics.watch_engine(self.engine)
         self.admission = Admission(max_requests, self.metrics.rejected)
 
     @property

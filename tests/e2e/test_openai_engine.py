@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import httpx
 import openai
 import pytest
 
@@ -188,6 +190,17 @@ def test_text_that_spells_a_special_token_is_only_text(noise):
 def test_a_completion_that_cannot_be_made_is_refused(noise, prompt, fields, words):
     with pytest.raises(openai.BadRequestError, match=words):
         complete(noise, prompt, **fields)
+
+
+def test_metrics_tell_how_full_the_cache_is(slow_noise):
+    def usage() -> float:
+        text = httpx.get(f"{slow_noise.url}/metrics", verify=False).text
+        return float(re.search(r"^baltoro:kv_cache_usage_perc (.*)$", text, re.MULTILINE)[1])
+
+    with chat(slow_noise, max_tokens=400, stream=True) as stream:
+        next(iter(stream))
+        assert 0 < usage() < 1
+    wait_until(lambda: usage() == 0)
 
 
 def wait_until(condition) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 
 from baltoro.tasks.sums import Sums
 from baltoro.tasks.task import Scene
+from baltoro.tools.python import PythonTool
 
 PYTHON = {
     "type": "function",
@@ -59,12 +59,7 @@ def test_a_product_is_left_to_the_clients_python_tool(tiny):
     assert choice.message.reasoning_content
     (call,) = choice.message.tool_calls
     assert call.id == "functions.python:0"
-    printed = subprocess.run(
-        [sys.executable, "-c", json.loads(call.function.arguments)["code"]],
-        capture_output=True,
-        text=True,
-        timeout=20,
-    ).stdout
+    printed = asyncio.run(PythonTool().call(json.loads(call.function.arguments)))
     result = {"role": "tool", "tool_call_id": call.id, "content": printed}
     answer = ask(tiny, question, choice.message, result, tools=[PYTHON]).choices[0].message
     assert str(4182 * 977) in answer.content
