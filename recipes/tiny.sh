@@ -11,7 +11,10 @@ cd "$(dirname "$0")/.."
 recipe=${1:-tiny}
 baltoro=${BALTORO:-.venv/bin/baltoro}
 limit=()
-[ "$recipe" = smoke ] && limit=(--limit 4)
+if [ "$recipe" = smoke ]; then # always from nothing, and an untrained model rambles
+    rm -rf runs/smoke
+    limit=(--limit 2 --max-tokens 32)
+fi
 
 # glibc gives large blocks back to the system at once, and asking for them anew costs a tenth.
 export MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=4294967296

@@ -172,7 +172,7 @@ class Trainer:
             row["eval"] = self.evaluate(self.model)
         with open(self.folder / "metrics.jsonl", "a") as log:
             log.write(json.dumps(row) + "\n")
-        if "eval" in row:
+        if last or "eval" in row:
             plot_metrics(self.folder)
         if last or self.step % self.schedule.save_every == 0:
             self.save_latest()
