@@ -1,4 +1,4 @@
-"""The arguments of a step, checked once for every implementation."""
+"""The arguments of a step, checked. The native engine repeats the checks of values in C++."""
 
 from __future__ import annotations
 
@@ -40,24 +40,23 @@ class StepArguments:
         expert_choices: NDArray | None,
     ) -> StepArguments:
         """Raises ValueError with what was found and what was needed."""
-        tokens = _vector("tokens", tokens)
-        n = len(tokens)
-        positions = _vector("positions", positions, n)
-        sequences = _vector("sequence_of_token", sequence_of_token, n)
-        logit_rows = _vector("logit_rows", logit_rows)
-        tables = _integers("block_tables", block_tables)
-        if tables.ndim != 2:
-            raise ValueError(f"block_tables has shape {tables.shape}; it needs two dimensions.")
+        tokens, positions, sequences, tables, logit_rows = check_shapes(
+            model,
+            tokens,
+            positions,
+            sequence_of_token,
+            block_tables,
+            logit_rows,
+            expert_choices,
+        )
         _check_range("tokens", tokens, model.config.vocab_size)
         _check_range("positions", positions, tables.shape[1] * model.block_tokens)
         _check_range("sequence_of_token", sequences, tables.shape[0])
-        _check_range("logit_rows", logit_rows, n)
+        _check_range("logit_rows", logit_rows, len(tokens))
         _check_order(positions, sequences)
         for sequence, last in _last_positions(positions, sequences).items():
             used = tables[sequence, : last // model.block_tokens + 1]
             _check_range(f"block_tables[{sequence}]", used, model.num_blocks)
-        if expert_choices is not None:
-            _check_expert_choices(model, expert_choices, n)
         return cls(
             tokens=tokens,
             positions=positions,
@@ -73,6 +72,32 @@ class StepArguments:
         positions = np.arange(self.positions[row] + 1)
         table = self.block_tables[self.sequence_of_token[row]]
         return table[positions // self.block_tokens], positions % self.block_tokens
+
+
+def check_shapes(
+    model: StepModel,
+    tokens: NDArray,
+    positions: NDArray,
+    sequence_of_token: NDArray,
+    block_tables: NDArray,
+    logit_rows: NDArray,
+    expert_choices: NDArray | None,
+) -> tuple[Ints, Ints, Ints, Ints, Ints]:
+    """The first five as contiguous int32. Raises ValueError for a shape or type that is unfit."""
+    tokens = _vector("tokens", tokens)
+    n = len(tokens)
+    tables = _integers("block_tables", block_tables)
+    if tables.ndim != 2:
+        raise ValueError(f"block_tables has shape {tables.shape}; it needs two dimensions.")
+    if expert_choices is not None:
+        _check_expert_choices(model, expert_choices, n)
+    return (
+        tokens,
+        _vector("positions", positions, n),
+        _vector("sequence_of_token", sequence_of_token, n),
+        tables,
+        _vector("logit_rows", logit_rows),
+    )
 
 
 def check_cache_size(num_blocks: int, block_tokens: int) -> None:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from baltoro import _native
 from baltoro.config import ModelConfig
 from baltoro.kernels import weights as w
-from baltoro.kernels.arguments import StepArguments, check_block, check_cache_size
+from baltoro.kernels.arguments import check_block, check_cache_size, check_shapes
 from baltoro.kernels.rope import rotary_frequencies, rotary_multiplier, softmax_scale
 from baltoro.kernels.step import Activations
 
@@ -82,7 +82,7 @@ class NativeModel:
         expert_choices: NDArray[np.int32] | None = None,
     ) -> NDArray[np.float32]:
         """See `StepModel.step`."""
-        batch = StepArguments.checked(
+        arguments = check_shapes(
             self,
             tokens,
             positions,
@@ -91,14 +91,7 @@ class NativeModel:
             logit_rows,
             expert_choices,
         )
-        return self._native.step(
-            batch.tokens,
-            batch.positions,
-            batch.sequence_of_token,
-            batch.block_tables,
-            batch.logit_rows,
-            expert_choices,
-        )
+        return self._native.step(*arguments, expert_choices)
 
     def read_block(self, block: int) -> NDArray[np.uint8]:
         """See `StepModel.read_block`."""

@@ -32,6 +32,7 @@ class Router(nn.Module):
     """Chooses K experts per token by sigmoid score plus correction bias ("noaux_tc")."""
 
     e_score_correction_bias: Tensor
+    load: Tensor
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

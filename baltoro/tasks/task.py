@@ -95,8 +95,13 @@ class Problem:
 class Task(Protocol):
     """A family of problems."""
 
-    name: str
-    needs: tuple[str, ...]  # which of a scene's tools it calls: "python", "get"
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Which of a scene's tools it calls: "python", "get"."""
+        ...
 
     def pose(self, rng: random.Random, scene: Scene, split: Split) -> Problem: ...
 

@@ -25,7 +25,7 @@ def round_to_int4(weight: Tensor, group_size: int = GROUP_SIZE) -> Tensor:
     groups = weight.bfloat16().float().unflatten(-1, (-1, group_size))
     scale = (groups.abs().amax(dim=-1, keepdim=True) / MAX_CODE).bfloat16().float()
     scale = torch.where(scale == 0, torch.ones_like(scale), scale)
-    codes = (groups / scale).round().clamp(-MAX_CODE, MAX_CODE)
+    codes = (groups / scale).round().clamp(-MAX_CODE, MAX_CODE) + 0.0  # codes have no minus zero
     return (codes * scale).flatten(-2)
 
 
