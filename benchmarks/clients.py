@@ -43,7 +43,7 @@ MAX_TOKENS = 1024
 REPLAYED = 40  # requests that are sent again at the end
 # The cache takes memory as its blocks are first used. It is small here, so that all of it is in use
 # after the first half; what grows after that is a leak.
-CACHE_MEMORY = "12MiB"
+CACHE_MEMORY = "6MiB"
 GROWTH_SHARE, GROWTH_MIB = 0.02, 2.0
 
 START = "from baltoro.cli import main; main()"

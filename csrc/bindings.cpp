@@ -1,4 +1,4 @@
-// The Python face of the engine: baltoro._native. Arguments come checked from baltoro/kernels.
+// The Python face of the engine: baltoro._native. Use it through baltoro/kernels.
 
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
@@ -97,6 +97,40 @@ void set_router(Layer& layer, const HeldMatrix& gate, Vector bias,
     for (const HeldMlp& expert : experts) layer.experts.push_back(to_mlp(expert));
 }
 
+void check_range(const char* name, const int32_t* values, size_t count, size_t end) {
+    for (size_t i = 0; i < count; i++)
+        if (values[i] < 0 || static_cast<size_t>(values[i]) >= end)
+            throw std::invalid_argument(std::string(name) + "[" + std::to_string(i) + "] is " +
+                                        std::to_string(values[i]) + "; it must be from 0 to " +
+                                        std::to_string(static_cast<int64_t>(end) - 1) + ".");
+}
+
+// Everything that indexes memory, and the order of positions. Shapes have been checked in Python,
+// in baltoro/kernels/arguments.py, which also holds the same checks for the reference.
+void check_batch(const Config& config, const Batch& batch, size_t num_sequences) {
+    const size_t context = batch.table_width * config.block_tokens;
+    check_range("tokens", batch.tokens, batch.n, config.vocab_size);
+    check_range("positions", batch.positions, batch.n, context);
+    check_range("sequence_of_token", batch.sequence_of_token, batch.n, num_sequences);
+    check_range("logit_rows", batch.logit_rows, batch.num_logit_rows, batch.n);
+    std::vector<int32_t> last(num_sequences, -1);
+    for (size_t t = 0; t < batch.n; t++) {
+        const int32_t sequence = batch.sequence_of_token[t];
+        int32_t& position = last[static_cast<size_t>(sequence)];
+        if (batch.positions[t] <= position)
+            throw std::invalid_argument("positions of sequence " + std::to_string(sequence) +
+                                        " do not ascend; give each token once, in order.");
+        position = batch.positions[t];
+    }
+    for (size_t s = 0; s < num_sequences; s++) {
+        if (last[s] < 0) continue;
+        const std::string name = "block_tables[" + std::to_string(s) + "]";
+        const size_t used = static_cast<size_t>(last[s]) / config.block_tokens + 1;
+        check_range(name.c_str(), batch.block_tables + s * batch.table_width, used,
+                    config.num_blocks);
+    }
+}
+
 nb::ndarray<nb::numpy, float> step(Model& model, Ints tokens, Ints positions,
                                    Ints sequence_of_token, IntRows block_tables, Ints logit_rows,
                                    std::optional<Choices> expert_choices) {
@@ -110,6 +144,7 @@ nb::ndarray<nb::numpy, float> step(Model& model, Ints tokens, Ints positions,
     batch.num_logit_rows = logit_rows.size();
     batch.logit_rows = logit_rows.data();
     batch.expert_choices = expert_choices ? expert_choices->data() : nullptr;
+    check_batch(model.config(), batch, block_tables.shape(0));
     const size_t vocab = model.config().vocab_size;
     float* logits = new float[batch.num_logit_rows * vocab];
     auto result = array(logits, {batch.num_logit_rows, vocab});

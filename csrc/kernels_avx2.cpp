@@ -57,6 +57,12 @@ inline void store_sums(const __m256 (&lane)[R][T][2], float* y, size_t y_stride)
     }
 }
 
+// A mask of the first `count` of eight floats.
+inline __m256i first(size_t count) {
+    const __m256i index = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(count)), index);
+}
+
 // ---- weights of a row as f32, eight at a time
 
 inline __m256 bf16_to_f32(__m128i bits) {
@@ -102,11 +108,13 @@ struct FloatRow {
     FloatRow(const Matmul& m, size_t row) : data(m.weights + row * m.weight_stride) {}
     static size_t bytes(size_t cols) { return cols * Format::kBytes; }
     void prefetch_after(size_t i) const { prefetch(data + i * Format::kBytes); }
-    void sixteen(size_t i, __m256 (&w)[2]) const {
-        w[0] = Format::eight(data + i * Format::kBytes);
-        w[1] = Format::eight(data + (i + 8) * Format::kBytes);
+    __m256 eight(size_t i) const { return Format::eight(data + i * Format::kBytes); }
+    // `count` < 8 weights, then zeros, without reading further.
+    __m256 some(size_t i, size_t count) const {
+        uint8_t bytes[8 * Format::kBytes] = {};
+        __builtin_memcpy(bytes, data + i * Format::kBytes, count * Format::kBytes);
+        return Format::eight(bytes);
     }
-    float one(size_t i) const { return Format::one(data + i * Format::kBytes); }
 };
 
 struct Int4Row {
@@ -118,27 +126,38 @@ struct Int4Row {
         : data(m.weights + row * m.weight_stride), scales(m.scales + row * m.scale_stride) {}
     static size_t bytes(size_t cols) { return cols / 2; }
     void prefetch_after(size_t i) const { prefetch(data + i / 2); }
-    static __m256 eight(const uint8_t* at, __m256 scale) {
+    __m256 eight(size_t i) const {
         int32_t word;
-        __builtin_memcpy(&word, at, 4);
+        __builtin_memcpy(&word, data + i / 2, 4);
         const __m256i shifts = _mm256_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28);
         const __m256i codes = _mm256_and_si256(
             _mm256_srlv_epi32(_mm256_set1_epi32(word), shifts), _mm256_set1_epi32(0xF));
         const __m256i centred = _mm256_sub_epi32(codes, _mm256_set1_epi32(8));
-        return _mm256_mul_ps(_mm256_cvtepi32_ps(centred), scale);
-    }
-    void sixteen(size_t i, __m256 (&w)[2]) const {
         int16_t half;
         __builtin_memcpy(&half, scales + i / kGroup * 2, 2);
-        const __m256 scale =
-            _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_set1_epi16(half), 16));
-        w[0] = eight(data + i / 2, scale);
-        w[1] = eight(data + i / 2 + 4, scale);
+        const __m256i scale = _mm256_slli_epi32(_mm256_set1_epi16(half), 16);
+        return _mm256_mul_ps(_mm256_cvtepi32_ps(centred), _mm256_castsi256_ps(scale));
     }
-    float one(size_t) const { return 0.0f; }
+    __m256 some(size_t, size_t) const { return _mm256_setzero_ps(); }
 };
 
 // ---- matrix times vectors: R rows by T tokens share what they load
+
+// The last columns, fewer than kLanes, from column i on: lanes beyond them stay as they are.
+template <int half, class Row, int R, int T>
+inline void add_ragged(const Row (&rows)[R], const float* const (&x)[T], size_t i, size_t cols,
+                       __m256 (&lane)[R][T][2]) {
+    const size_t count = cols - i < 8 ? cols - i : 8;
+    const __m256i mask = first(count);
+    for (int r = 0; r < R; r++) {
+        const __m256 w = rows[r].some(i, count);
+        for (int t = 0; t < T; t++) {
+            __m256& l = lane[r][t][half];
+            const __m256 sum = _mm256_fmadd_ps(w, _mm256_maskload_ps(x[t] + i, mask), l);
+            l = _mm256_blendv_ps(l, sum, _mm256_castsi256_ps(mask));
+        }
+    }
+}
 
 template <class Row, int R, int T>
 void tile(const Matmul& m, size_t r0, const float* const (&x)[T], float* y) {
@@ -151,26 +170,20 @@ void tile(const Matmul& m, size_t r0, const float* const (&x)[T], float* y) {
     size_t i = 0;
     for (; i + kLanes <= m.cols; i += kLanes) {
         if (R == 1) rows[0].prefetch_after(i);
-        __m256 w[R][2];
-        for (int r = 0; r < R; r++) rows[r].sixteen(i, w[r]);
-        for (int t = 0; t < T; t++)
-            for (int half = 0; half < 2; half++) {
+        for (int half = 0; half < 2; half++) {
+            __m256 w[R];
+            for (int r = 0; r < R; r++) w[r] = rows[r].eight(i + 8 * half);
+            for (int t = 0; t < T; t++) {
                 const __m256 input = _mm256_loadu_ps(x[t] + i + 8 * half);
                 for (int r = 0; r < R; r++)
-                    lane[r][t][half] = _mm256_fmadd_ps(w[r][half], input, lane[r][t][half]);
+                    lane[r][t][half] = _mm256_fmadd_ps(w[r], input, lane[r][t][half]);
             }
+        }
     }
-    if (Row::kRagged && i < m.cols)
-        for (int r = 0; r < R; r++)
-            for (int t = 0; t < T; t++) {
-                float l[kLanes];
-                _mm256_storeu_ps(l, lane[r][t][0]);
-                _mm256_storeu_ps(l + 8, lane[r][t][1]);
-                for (size_t j = i; j < m.cols; j++)
-                    l[j - i] = __builtin_fmaf(rows[r].one(j), x[t][j], l[j - i]);
-                lane[r][t][0] = _mm256_loadu_ps(l);
-                lane[r][t][1] = _mm256_loadu_ps(l + 8);
-            }
+    if (Row::kRagged && i < m.cols) {
+        add_ragged<0>(rows, x, i, m.cols, lane);
+        if (i + 8 < m.cols) add_ragged<1>(rows, x, i + 8, m.cols, lane);
+    }
     store_sums(lane, y + r0, m.y_stride);
 }
 
@@ -458,12 +471,6 @@ inline __m256 negated(__m256 x) { return _mm256_xor_ps(x, _mm256_set1_ps(-0.0f))
 
 inline __m256 one_plus_exp_of_minus(__m256 x) {
     return _mm256_add_ps(_mm256_set1_ps(1.0f), exp_eight(negated(x)));
-}
-
-// The first `count` of eight floats; the others are zero.
-inline __m256i first(size_t count) {
-    const __m256i index = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-    return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(count)), index);
 }
 
 void exp(const float* x, size_t n, float* y) {

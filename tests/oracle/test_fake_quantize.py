@@ -20,7 +20,6 @@ def test_fake_quantized_weights_are_those_of_the_format_bit_for_bit(seed, expone
         weight[:, ::2] = 0
     found = fake_quantize(torch.from_numpy(weight.reshape(3, 128))).numpy()
     expected = int4.dequantize(*int4.quantize(weight.reshape(3, 128)))
-    # Every bit is the same but the sign of zeros, of which INT4 has only one.
     np.testing.assert_array_equal(found.view(np.uint32), expected.view(np.uint32))
 
 
