@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from baltoro.chat.chat_model import TokenTrace
-from baltoro.chat.tokenizer import Tokenizer
+from baltoro.chat.tokenizer import StreamDecoder, Tokenizer
 from baltoro.server.errors import ApiError
 
 LOWEST_LOGPROB = -9999.0  # JSON has no -inf
@@ -51,18 +51,29 @@ def text_logprobs(tokenizer: Tokenizer, trace: TokenTrace, first_offset: int) ->
 
     `text_offset` counts characters from `first_offset`, where the reply begins in `text`.
     """
-    texts = [tokenizer.decode([token]) for token in trace.generated_ids]
-    offsets, length = [], 0
-    for i in range(len(texts)):
-        offsets.append(first_offset + length)
-        length = len(tokenizer.decode(trace.generated_ids[: i + 1]))
+    decoder = StreamDecoder(tokenizer)
+    offsets = [first_offset]
+    for token in trace.generated_ids:
+        offsets.append(offsets[-1] + len(decoder.feed(token)))
     top = [
-        {tokenizer.decode([token]): finite(logprob) for token, logprob in entry.items()}
+        {token_name(tokenizer, token): finite(logprob) for token, logprob in entry.items()}
         for entry in trace.top_logprobs
     ]
     return {
-        "tokens": texts,
+        "tokens": [token_name(tokenizer, token) for token in trace.generated_ids],
         "token_logprobs": [finite(logprob) for logprob in trace.logprobs],
         "top_logprobs": top or None,
-        "text_offset": offsets,
+        "text_offset": offsets[:-1],
     }
+
+
+def token_name(tokenizer: Tokenizer, token: int) -> str:
+    """The token's text, or its bytes as `bytes:\\xe4` where they are only a part of a character.
+
+    Different tokens thus have different names, as keys of `top_logprobs` must.
+    """
+    data = tokenizer.decode_bytes([token])
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)

@@ -80,6 +80,13 @@ def test_log_probs_cover_every_generated_token(noise):
         assert entry.logprob <= tops[0] <= 0
 
 
+def test_log_probs_go_on_through_a_forced_close_of_the_thinking(noise):
+    budget = {"thinking_token_budget": 4}
+    entries = chat(noise, logprobs=True, top_logprobs=2, extra_body=budget).choices[0].logprobs
+    assert "</think>" in [entry.token for entry in entries.content]
+    assert [len(entry.top_logprobs) for entry in entries.content] == [2] * 24
+
+
 def test_streamed_log_probs_are_the_same_as_whole_ones(noise):
     whole = chat(noise, logprobs=True).choices[0].logprobs.content
     parts = [chunk.choices[0].logprobs for chunk in chat(noise, logprobs=True, stream=True)]
@@ -156,7 +163,7 @@ def test_a_streamed_completion_is_the_whole_one_in_pieces(noise):
 def test_log_probs_of_a_completion_are_parallel_lists(noise):
     logprobs = complete(noise, "Once", logprobs=3).choices[0].logprobs
     assert len(logprobs.tokens) == len(logprobs.token_logprobs) == len(logprobs.text_offset) == 12
-    assert all(len(top) <= 3 for top in logprobs.top_logprobs)
+    assert [len(top) for top in logprobs.top_logprobs] == [3] * 12  # names do not coincide
     assert all(logprob <= 0 for logprob in logprobs.token_logprobs)
     assert logprobs.text_offset[0] == 0
 
