@@ -35,10 +35,9 @@ e2e: $(VENV)/.developer $(VENV)/.installed ## Run the end-to-end tests, the long
 	$(BIN)/python -m pytest tests/e2e -m "long or not long" $(ARGS)
 
 check: $(VENV)/.developer ## Check format, lint, types and the direction of imports
-	$(BIN)/ruff format --check .
-	$(BIN)/ruff check .
-	$(BIN)/lint-imports
-	$(BIN)/pyright
+	@failed=; for tool in "ruff format --check ." "ruff check ." lint-imports pyright; do \
+		echo "== $$tool"; $(BIN)/$$tool || failed="$$failed '$$tool'"; done; \
+		test -z "$$failed" || { echo "== not clean:$$failed"; exit 1; }
 
 format: $(VENV)/.developer ## Format the code and mend what lint can mend
 	$(BIN)/ruff format .
@@ -55,8 +54,9 @@ clean: ## Remove what was built; the environment in .venv stays
 # What follows makes the environment. A stamp is newer than all that it was made from.
 
 $(BIN)/python:
-	@test -n "$(PYTHON)" || { \
-		echo "baltoro needs Python 3.11 or newer; there is $$(python3 --version 2>&1 | tail -n 1)."; \
+	@$(or $(PYTHON),false) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		python=$(or $(PYTHON),python3); \
+		echo "baltoro needs Python 3.11 or newer; $$python is: $$($$python --version 2>&1)."; \
 		echo "Install one (Debian, Ubuntu: apt-get install python3 python3-venv) or name one:"; \
 		echo "make PYTHON=/path/to/python3.11"; exit 1; } >&2
 	@command -v $(firstword $(CXX)) >/dev/null || { \
