@@ -233,7 +233,13 @@ def summary(log: Log, differing: int, options: argparse.Namespace) -> dict[str, 
     growth = quarters[4] - quarters[2]
     flat = growth <= max(GROWTH_MIB, GROWTH_SHARE * quarters[2])
     verdicts = log.verdicts()
-    passed = not log.errors and not verdicts["mixed_up"] and not differing and flat
+    passed = (
+        bool(log.answered)
+        and not log.errors
+        and not verdicts["mixed_up"]
+        and not differing
+        and flat
+    )
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
     return {
         "question": "Does each of several clients at once get its own answer?",
