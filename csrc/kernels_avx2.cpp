@@ -15,6 +15,8 @@ constexpr size_t kPrefetchBytes = 4096;  // ahead of the row that is streamed fr
 // Rows shorter than this are summed four at a time: the latency of the additions would show.
 // Longer ones are streamed one at a time, which is what memory likes best.
 constexpr size_t kShortRowBytes = 4096;
+// Inputs of six tokens over this many columns fill half of a 48 KiB cache.
+constexpr size_t kColumnBlock = 1024;
 
 inline void prefetch(const uint8_t* at) {
     _mm_prefetch(reinterpret_cast<const char*>(at + kPrefetchBytes), _MM_HINT_T0);
@@ -50,11 +52,20 @@ inline void store_sums(const __m256 (&lane)[R][T][2], float* y, size_t y_stride)
                                    {lane[2][0][0], lane[2][0][1]},
                                    {lane[3][0][0], lane[3][0][1]}};
         _mm_storeu_ps(y, add_lanes_of_four(four));
-    } else {
-        for (int t = 0; t < T; t++)
-            for (int r = 0; r < R; r++)
-                y[t * y_stride + r] = add_lanes(lane[r][t][0], lane[r][t][1]);
+        return;
     }
+    int t = 0;
+    if constexpr (R == 1 && T >= 4) {
+        const __m256 four[4][2] = {{lane[0][0][0], lane[0][0][1]},
+                                   {lane[0][1][0], lane[0][1][1]},
+                                   {lane[0][2][0], lane[0][2][1]},
+                                   {lane[0][3][0], lane[0][3][1]}};
+        float sums[4];
+        _mm_storeu_ps(sums, add_lanes_of_four(four));
+        for (; t < 4; t++) y[t * y_stride] = sums[t];
+    }
+    for (; t < T; t++)
+        for (int r = 0; r < R; r++) y[t * y_stride + r] = add_lanes(lane[r][t][0], lane[r][t][1]);
 }
 
 // A mask of the first `count` of eight floats.
@@ -159,16 +170,11 @@ inline void add_ragged(const Row (&rows)[R], const float* const (&x)[T], size_t 
     }
 }
 
+// Columns `begin` to `end`, a multiple of kLanes, onto the lanes.
 template <class Row, int R, int T>
-void tile(const Matmul& m, size_t r0, const float* const (&x)[T], float* y) {
-    Row rows[R];
-    for (int r = 0; r < R; r++) rows[r] = Row(m, r0 + r);
-    __m256 lane[R][T][2];
-    for (int r = 0; r < R; r++)
-        for (int t = 0; t < T; t++) lane[r][t][0] = lane[r][t][1] = _mm256_setzero_ps();
-
-    size_t i = 0;
-    for (; i + kLanes <= m.cols; i += kLanes) {
+inline void add_columns(const Row (&rows)[R], const float* const (&x)[T], size_t begin, size_t end,
+                        __m256 (&lane)[R][T][2]) {
+    for (size_t i = begin; i < end; i += kLanes) {
         if (R == 1) rows[0].prefetch_after(i);
         for (int half = 0; half < 2; half++) {
             __m256 w[R];
@@ -180,11 +186,59 @@ void tile(const Matmul& m, size_t r0, const float* const (&x)[T], float* y) {
             }
         }
     }
+}
+
+// From the last whole block of kLanes to the sums.
+template <class Row, int R, int T>
+inline void finish(const Matmul& m, const Row (&rows)[R], const float* const (&x)[T],
+                   __m256 (&lane)[R][T][2], float* y) {
+    const size_t i = m.cols / kLanes * kLanes;
     if (Row::kRagged && i < m.cols) {
         add_ragged<0>(rows, x, i, m.cols, lane);
         if (i + 8 < m.cols) add_ragged<1>(rows, x, i + 8, m.cols, lane);
     }
-    store_sums(lane, y + r0, m.y_stride);
+    store_sums(lane, y, m.y_stride);
+}
+
+template <class Row, int R, int T>
+void tile(const Matmul& m, size_t r0, const float* const (&x)[T], float* y) {
+    Row rows[R];
+    for (int r = 0; r < R; r++) rows[r] = Row(m, r0 + r);
+    __m256 lane[R][T][2];
+    for (int r = 0; r < R; r++)
+        for (int t = 0; t < T; t++) lane[r][t][0] = lane[r][t][1] = _mm256_setzero_ps();
+    add_columns(rows, x, 0, m.cols / kLanes * kLanes, lane);
+    finish(m, rows, x, lane, y + r0);
+}
+
+// Long rows for several tokens, a block of columns at a time: the tokens' part of it stays in the
+// nearest cache while some rows pass, whose lanes wait in memory for the next block.
+template <class Row, int T>
+void tile_in_blocks(const Matmul& m, const float* const (&x)[T], float* y) {
+    constexpr size_t kRows = 16;
+    const size_t whole = m.cols / kLanes * kLanes;
+    __m256 waiting[kRows][1][T][2];
+    for (size_t r0 = 0; r0 < m.rows; r0 += kRows) {
+        const size_t num_rows = m.rows - r0 < kRows ? m.rows - r0 : kRows;
+        for (size_t begin = 0; begin < whole; begin += kColumnBlock) {
+            const size_t end = whole - begin < kColumnBlock ? whole : begin + kColumnBlock;
+            for (size_t r = 0; r < num_rows; r++) {
+                const Row row[1] = {Row(m, r0 + r)};
+                __m256 lane[1][T][2];
+                for (int t = 0; t < T; t++)
+                    for (int half = 0; half < 2; half++)
+                        lane[0][t][half] = begin ? waiting[r][0][t][half] : _mm256_setzero_ps();
+                add_columns(row, x, begin, end, lane);
+                if (end == whole) {
+                    finish(m, row, x, lane, y + r0 + r);
+                    continue;
+                }
+                for (int t = 0; t < T; t++)
+                    for (int half = 0; half < 2; half++)
+                        waiting[r][0][t][half] = lane[0][t][half];
+            }
+        }
+    }
 }
 
 template <class Row, int T>
@@ -192,22 +246,28 @@ void matmul_tokens(const Matmul& m, size_t t0) {
     const float* x[T];
     for (int t = 0; t < T; t++) x[t] = reinterpret_cast<const float*>(m.input(t0 + t));
     float* y = m.y + t0 * m.y_stride;
+    if (T > 1 && m.cols > 2 * kColumnBlock) return tile_in_blocks<Row, T>(m, x, y);
     size_t r = 0;
-    if (T == 1) {
-        if (Row::bytes(m.cols) <= kShortRowBytes)
-            for (; r + 4 <= m.rows; r += 4) tile<Row, 4, T>(m, r, x, y);
-    } else {
-        for (; r + 2 <= m.rows; r += 2) tile<Row, 2, T>(m, r, x, y);
-    }
+    if (T == 1 && Row::bytes(m.cols) <= kShortRowBytes)
+        for (; r + 4 <= m.rows; r += 4) tile<Row, 4, T>(m, r, x, y);
     for (; r < m.rows; r++) tile<Row, 1, T>(m, r, x, y);
 }
 
 template <class Row>
 void matmul(const Matmul& m) {
-    size_t t = 0;
-    for (; t + 3 <= m.tokens; t += 3) matmul_tokens<Row, 3>(m, t);
-    if (m.tokens - t == 2) matmul_tokens<Row, 2>(m, t);
-    if (m.tokens - t == 1) matmul_tokens<Row, 1>(m, t);
+    constexpr size_t kMost = 6;  // tokens at once: twelve registers of lanes
+    const size_t tiles = (m.tokens + kMost - 1) / kMost;
+    for (size_t tile = 0; tile < tiles; tile++) {
+        const size_t t = m.tokens * tile / tiles;
+        switch (m.tokens * (tile + 1) / tiles - t) {
+            case 1: matmul_tokens<Row, 1>(m, t); break;
+            case 2: matmul_tokens<Row, 2>(m, t); break;
+            case 3: matmul_tokens<Row, 3>(m, t); break;
+            case 4: matmul_tokens<Row, 4>(m, t); break;
+            case 5: matmul_tokens<Row, 5>(m, t); break;
+            default: matmul_tokens<Row, 6>(m, t); break;
+        }
+    }
 }
 
 // ---- INT4 times INT8

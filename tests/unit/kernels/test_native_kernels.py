@@ -91,6 +91,14 @@ def test_long_rows_equal_the_definition(kernels, cols, tokens):
 
 
 @fast_kernels
+@pytest.mark.parametrize("tokens", range(1, 8))
+def test_long_ragged_rows_equal_the_definition(kernels, tokens):
+    weight = matrix(w.Linear(values(0, (19, 2061)).astype(BFloat16)))
+    x = values(1, (tokens, 2061))
+    assert_same_bits(_native.matmul(kernels, weight, x), _native.matmul("scalar", weight, x))
+
+
+@fast_kernels
 @pytest.mark.parametrize("code", [-8, 7])
 def test_largest_integers_do_not_saturate(kernels, code):
     rows, cols = 3, 256
