@@ -14,7 +14,7 @@ PYTHON ?= $(shell for python in python3 python3.11 python3.12 python3.13 python;
 		&& echo $$python && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test unit oracle e2e check format wheel clean
+.PHONY: help run test unit oracle e2e soak check format wheel clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ oracle: $(VENV)/.developer $(VENV)/.installed ## Compare with independent implem
 
 e2e: $(VENV)/.developer $(VENV)/.installed ## Run the end-to-end tests, the long ones too
 	$(BIN)/python -m pytest tests/e2e -m "long or not long" $(ARGS)
+
+soak: $(VENV)/.developer $(VENV)/.installed ## Let eight clients talk to the bundled model for two minutes
+	$(BIN)/python benchmarks/clients.py --seconds 120 $(ARGS)
 
 check: $(VENV)/.developer ## Check format, lint, types and the direction of imports
 	@failed=; for tool in "ruff format --check ." "ruff check ." lint-imports pyright; do \
