@@ -94,7 +94,7 @@ async def test_calls_of_one_reply_run_at_the_same_time_and_keep_their_order():
 
     calls = call("meet", 0, who="first"), call("meet", 1, who="second")
     model = ScriptedChatModel([calling("Both.", *calls), "<think></think>Done."])
-    run = await Agent(model, [Meeting()], limits=Limits(max_seconds=10)).run(QUESTION)
+    run = await Agent(model, [Meeting()], limits=Limits(max_seconds=300)).run(QUESTION)
     assert results(run) == ["first", "second"]
     assert [m.get("tool_call_id") for m in run.messages[2:4]] == [
         "functions.meet:0",
@@ -154,7 +154,7 @@ async def test_a_run_ends_at_its_time_limit_in_the_middle_of_a_call():
     model = ScriptedChatModel(
         [calling("Wait.", call("python", 0, code="import time\ntime.sleep(60)"))]
     )
-    run = await Agent(model, [PythonTool()], limits=Limits(max_seconds=0.5)).run(QUESTION)
+    run = await Agent(model, [PythonTool()], limits=Limits(max_seconds=2)).run(QUESTION)
     assert run.stop_reason == "time_limit"
     assert results(run) == ["Stopped: the time limit of this task is reached."]
 

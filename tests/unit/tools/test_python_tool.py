@@ -17,7 +17,7 @@ from baltoro.tools.sandbox import MIB, Limits, Sandbox
 
 @pytest.fixture(scope="module")
 def python() -> PythonTool:
-    return PythonTool(Limits(cpu_seconds=5, memory_bytes=256 * MIB))
+    return PythonTool(Limits(wall_seconds=300, cpu_seconds=5, memory_bytes=256 * MIB))
 
 
 async def run(tool: PythonTool, code: str) -> str:
@@ -108,7 +108,7 @@ async def test_memory_processes_files_and_cpu_are_limited(python):
     forks = "import os, time\nfor i in range(200):\n    if os.fork() == 0:\n        time.sleep(60)"
     assert "BlockingIOError" in await run(python, forks)
     assert "File too large" in await run(python, "open('/tmp/x', 'wb').write(b'x' * 20_000_000)")
-    quick = PythonTool(Limits(cpu_seconds=1))
+    quick = PythonTool(Limits(cpu_seconds=1, wall_seconds=300))
     assert "Killed by signal 9" in await run(quick, "while True: pass")
 
 
@@ -116,11 +116,10 @@ SLEEP = "import os\nprint('started', flush=True)\nos.execv('/usr/bin/sleep', ['s
 
 
 async def test_the_wall_clock_ends_whatever_was_started():
-    tool = PythonTool(Limits(wall_seconds=1))
+    tool = PythonTool(Limits(wall_seconds=2))
     forked = f"import os\nos.fork()\nos.setsid() if os.fork() == 0 else None\n{SLEEP}"
     said = await run(tool, forked)
-    assert said.count("started") == 4
-    assert said.endswith("[Stopped after 1 seconds.]")
+    assert said.endswith("[Stopped after 2 seconds.]")
     assert await sleepers(0)
 
 
@@ -134,8 +133,8 @@ async def test_cancelling_a_call_ends_the_process(python):
 
 
 async def sleepers(number: int) -> bool:
-    """Whether within five seconds `number` processes are in the sleep of these tests."""
-    for _ in range(100):
+    """Whether within a minute `number` processes are in the sleep of these tests."""
+    for _ in range(1200):
         if sum(command_line(p) == b"sleep\x004711\x00" for p in Path("/proc").iterdir()) == number:
             return True
         await asyncio.sleep(0.05)
