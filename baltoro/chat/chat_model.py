@@ -18,7 +18,9 @@ class Sampling:
     """How tokens are chosen and when to stop."""
 
     temperature: float = 1.0  # 0 takes the most likely token
-    top_p: float = 1.0  # keep the smallest set of tokens with this much probability
+    # Keep the smallest set of tokens with this much probability; None is the model's own default,
+    # which its generation_config.json names (1.0 where it does not).
+    top_p: float | None = None
     top_k: int = 0  # keep this many most likely tokens; 0 keeps all
     min_p: float = 0.0  # drop tokens below this share of the most likely one's probability
     seed: int | None = None  # the same seed gives the same text, whoever else is served

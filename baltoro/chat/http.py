@@ -140,7 +140,6 @@ def request_body(model: str, request: ChatRequest, return_token_ids: bool = Fals
         "stream": True,
         "stream_options": {"include_usage": True},
         "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
         "max_tokens": sampling.max_tokens,
     }
     if request.tools:
@@ -153,7 +152,11 @@ def request_body(model: str, request: ChatRequest, return_token_ids: bool = Fals
         body |= {"logprobs": True, "top_logprobs": sampling.top_logprobs}
     if sampling.thinking_budget is not None:
         body["thinking_token_budget"] = sampling.thinking_budget
-    body |= {name: getattr(sampling, name) for name in ("top_k", "min_p") if _set(sampling, name)}
+    body |= {
+        name: getattr(sampling, name)
+        for name in ("top_p", "top_k", "min_p")
+        if _set(sampling, name)
+    }
     if return_token_ids:
         body["return_token_ids"] = True
     return body

@@ -215,7 +215,7 @@ def dequantize_blocks(weight: NDArray, scale: NDArray, block: int) -> NDArray:
 
 def _companions(source: Path) -> list[Path]:
     """The tokenizer and whatever else lies beside the weights."""
-    own = {"config.json", "generation_config.json", INDEX}
+    own = {"config.json", INDEX}
     return sorted(
         path
         for path in source.iterdir()

@@ -54,6 +54,7 @@ def generation_json(config: ModelConfig) -> str:
         "eos_token_id": [first, *others] if others else first,
         "pad_token_id": config.pad_token_id,
         "temperature": 1.0,
+        "top_p": 0.95,  # as K2's thinking mode is sampled
     }
     return json.dumps({k: v for k, v in values.items() if v is not None}, indent=2) + "\n"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from baltoro.chat.chat_model import (
     ChatRequest,
@@ -36,8 +36,10 @@ class Prompt:
 class EngineChatModel:
     """Answers conversations with an engine. Usable from several threads and asyncio loops."""
 
-    def __init__(self, name: str, engine: Engine, tokenizer: Tokenizer):
+    def __init__(self, name: str, engine: Engine, tokenizer: Tokenizer, top_p: float = 1.0):
+        """`top_p` holds for requests that do not say."""
         self._name = name
+        self.top_p = top_p
         self.engine = engine
         self.tokenizer = tokenizer
         self._turns = GeneratedTurns(tokenizer)
@@ -55,14 +57,16 @@ class EngineChatModel:
 
         Raises BaltoroError for a request that cannot be served, EngineError if the engine fails.
         """
-        prompt = self.render(request)
+        prompt, sampling = self.render(request), request.sampling
+        if sampling.top_p is None:
+            sampling = replace(sampling, top_p=self.top_p)
         generation = self.engine.generate(
             prompt.ids,
-            request.sampling,
-            constraints=self.constraints(request.sampling, prompt),
-            expert_choices=request.sampling.expert_choices,
+            sampling,
+            constraints=self.constraints(sampling, prompt),
+            expert_choices=sampling.expert_choices,
         )
-        reply = _Reply(self.tokenizer, prompt, request.sampling)
+        reply = _Reply(self.tokenizer, prompt, sampling)
         try:
             async for token in generation:
                 for delta in reply.add(token):

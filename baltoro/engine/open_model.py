@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from baltoro.chat.http import EndpointError, HttpChatModel
 from baltoro.chat.tokenizer import Tokenizer
 from baltoro.checkpoint.reader import open_checkpoint
-from baltoro.config import BaltoroError, ModelConfig
+from baltoro.config import BaltoroError, ModelConfig, read_json
 from baltoro.engine.chat import EngineChatModel
 from baltoro.engine.engine import Engine
 from baltoro.engine.scheduler import SchedulerLimits
@@ -74,7 +74,9 @@ def open_model(
             f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, but vocab_size in "
             f"config.json is {config.vocab_size}. Do the files belong together?"
         )
-    return EngineChatModel(name or folder.resolve().name, engine, tokenizer)
+    return EngineChatModel(
+        name or folder.resolve().name, engine, tokenizer, top_p=default_top_p(folder)
+    )
 
 
 def open_engine(
@@ -104,6 +106,17 @@ def open_engine(
         limits=limits,
         weights_version=weights_version(checkpoint.config, checkpoint.tensors),
     )
+
+
+def default_top_p(folder: Path) -> float:
+    """`top_p` of the checkpoint's generation_config.json; 1.0 where it says nothing."""
+    path = folder / "generation_config.json"
+    value = read_json(path).get("top_p") if path.is_file() else None
+    if value is None:
+        return 1.0
+    if not isinstance(value, int | float) or not 0 < value <= 1:
+        raise BaltoroError(f"{path}: top_p is {value!r}; it must be above 0 and at most 1.")
+    return float(value)
 
 
 def find_checkpoint(model: str | Path) -> Path:

@@ -37,7 +37,7 @@ def check_sampling(sampling: Sampling) -> None:
     budget = s.thinking_budget
     rules = [
         ("temperature", s.temperature, math.isfinite(s.temperature) and s.temperature >= 0, ">= 0"),
-        ("top_p", s.top_p, 0 < s.top_p <= 1, "above 0 and at most 1"),
+        ("top_p", s.top_p, s.top_p is None or 0 < s.top_p <= 1, "above 0 and at most 1"),
         ("top_k", s.top_k, s.top_k >= 0, ">= 0, where 0 keeps all tokens"),
         ("min_p", s.min_p, 0 <= s.min_p <= 1, "between 0 and 1"),
         ("max_tokens", s.max_tokens, s.max_tokens >= 1, ">= 1"),
@@ -94,7 +94,7 @@ def distribution(
     tokens = np.flatnonzero(weights >= sampling.min_p) if sampling.min_p else np.arange(len(scores))
     if 0 < sampling.top_k < len(tokens):
         tokens = tokens[largest(weights[tokens], sampling.top_k)]
-    if sampling.top_p < 1:
+    if sampling.top_p is not None and sampling.top_p < 1:
         tokens = tokens[nucleus(weights[tokens], sampling.top_p)]
     return tokens, weights[tokens]
 

@@ -31,7 +31,11 @@ QUESTIONS = (
 
 
 class Compare:
-    """Compare two non-negative decimals with up to three digits on each side of the point."""
+    """Compare two non-negative decimals with up to three digits on each side of the point.
+
+    The thinking says which of the two it is before it says the number: one step to decide, one
+    step to copy.
+    """
 
     name = "compare"
     needs = ()
@@ -41,12 +45,24 @@ class Compare:
         word = rng.choice(BIGGER if rng.random() < 0.7 else SMALLER)
         question = politely(rng, rng.choice(QUESTIONS).format(word=word, a=a, b=b))
         answer = statement(a, b, word)
-        turn = assistant(f"{answer}.", f"{comparison(a, b)} So {answer}.")
+        turn = assistant(f"{answer}.", self.thinking(a, b, word))
         return Problem(task=self.name, question=question, solution=[turn], answer=answer)
+
+    def thinking(self, a: str, b: str, word: str) -> str:
+        return f"{comparison(a, b)} {decision(a, b, word)}"
 
     def verify(self, problem: Problem, reply: str) -> bool:
         """The reply must be the statement itself, not merely contain the number."""
         return re.fullmatch(re.escape(problem.answer) + r"\.?", reply.strip()) is not None
+
+
+class CompareDirectly(Compare):
+    """The same problems, the number named at once. Harder to learn, so only for a beginning."""
+
+    name = "compare_directly"
+
+    def thinking(self, a: str, b: str, word: str) -> str:
+        return f"{comparison(a, b)} So {statement(a, b, word)}."
 
 
 def two_decimals(rng: random.Random) -> tuple[str, str]:
@@ -91,8 +107,16 @@ def comparison(a: str, b: str) -> str:
     return f"{a} is {padded(a)} and {b} is {padded(b)}. {' '.join(columns)}."
 
 
+def decision(a: str, b: str, word: str) -> str:
+    """Which of the two is asked for, by its place and then by its digits."""
+    if Decimal(a) == Decimal(b):
+        return "They are equal."
+    first = (Decimal(a) > Decimal(b)) == (word in BIGGER)
+    return f"The {'first' if first else 'second'} is {word}: {a if first else b}."
+
+
 def statement(a: str, b: str, word: str) -> str:
     if Decimal(a) == Decimal(b):
         return f"{a} and {b} are equal"
-    bigger, smaller = (a, b) if Decimal(a) > Decimal(b) else (b, a)
-    return f"{bigger if word in BIGGER else smaller} is {word}"
+    first = (Decimal(a) > Decimal(b)) == (word in BIGGER)
+    return f"{a if first else b} is {word}"

@@ -15,6 +15,8 @@ from baltoro.chat.tokenizer import Tokenizer
 from baltoro.tasks.lookups import distinct_keys, make_key
 from baltoro.tasks.mixture import TASKS, converse
 
+SFT_ONLY = ("compare", "long_chain")  # tasks that no document shows
+
 Sample = tuple[list[int], list[int]]  # token ids, and 1 where the token is learned
 
 
@@ -73,7 +75,7 @@ def padded_numbers(rng: random.Random, tokenizer: Tokenizer) -> Sample:
 
 def whole_conversation(rng: random.Random, tokenizer: Tokenizer) -> Sample:
     """A conversation read as text: declarations, questions and answers alike."""
-    weights = {name: 1.0 for name in TASKS if name != "long_chain"}
+    weights = {name: 1.0 for name in TASKS if name not in SFT_ONLY}
     talk = converse(rng, weights, "train", longest=2)
     ids, _ = render_training(tokenizer, talk.messages(), talk.tools)
     return ids, [0] + [1] * (len(ids) - 1)

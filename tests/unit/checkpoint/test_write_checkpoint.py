@@ -52,6 +52,7 @@ def test_generation_config_stops_where_the_config_does(tmp_path, config, weights
         "eos_token_id": 1,
         "pad_token_id": 2,
         "temperature": 1.0,
+        "top_p": 0.95,
     }
 
 

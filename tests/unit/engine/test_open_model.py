@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -155,3 +156,14 @@ def test_an_address_that_is_no_endpoint_is_said_to_be_none(
 ):
     with pytest.raises(EndpointError, match="did not say which models it has"):
         open_model(start_server(FastAPI()))
+
+
+def test_a_request_without_top_p_gets_the_checkpoints_own(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "own")
+    path = tmp_path / "own" / "generation_config.json"
+    path.write_text('{"top_p": 0.5}')
+    with open_model(tmp_path / "own", threads=1) as model:
+        assert model.top_p == 0.5
+    path.write_text('{"top_p": 2}')
+    with pytest.raises(BaltoroError, match="top_p is 2"):
+        open_model(tmp_path / "own")
