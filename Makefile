@@ -14,7 +14,7 @@ PYTHON ?= $(shell for python in python3 python3.11 python3.12 python3.13 python;
 		&& echo $$python && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test unit oracle e2e soak check format wheel clean
+.PHONY: help run test unit oracle e2e soak evidence check format wheel clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,6 +36,10 @@ e2e: $(VENV)/.developer $(VENV)/.installed ## Run the end-to-end tests, the long
 
 soak: $(VENV)/.developer $(VENV)/.installed ## Let eight clients talk to the bundled model for two minutes
 	$(BIN)/python benchmarks/clients.py --seconds 120 $(ARGS)
+
+evidence: $(VENV)/.developer $(VENV)/.installed ## Measure what the documents claim of the bundled model
+	$(BIN)/baltoro eval skills --model tiny
+	$(BIN)/python benchmarks/first_answer.py
 
 check: $(VENV)/.developer ## Check format, lint, types and the direction of imports
 	@failed=; for tool in "ruff format --check ." "ruff check ." lint-imports pyright; do \
