@@ -5,7 +5,7 @@
 #     recipes/tiny.sh          the real thing: under two hours on two idle cores; resumes if stopped
 #     recipes/tiny.sh smoke    the same way with a few steps, in about three minutes
 #
-# The tokenizer is frozen; it came from: python -m baltoro.train.bpe baltoro/weights/tiny
+# The tokenizer in baltoro/weights/tiny is frozen; `python -m baltoro.train.bpe` makes its kind.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 recipe=${1:-tiny}
@@ -26,3 +26,4 @@ for format in int4 bf16; do
         > "runs/$recipe/skills-$format.json"
 done
 "$(dirname "$baltoro")/python" -m baltoro.evals.card "runs/$recipe"
+echo "To bundle it: cp runs/$recipe/sft/int4/* baltoro/weights/tiny/"

@@ -1,6 +1,6 @@
 """Learn a byte-level BPE vocabulary and write it as `tiktoken.model` + `tokenizer_config.json`.
 
-    python -m baltoro.train.bpe baltoro/weights/tiny --ranks 4096 --text FOLDER
+    python -m baltoro.train.bpe OUT --ranks 4096 --text FOLDER
 
 Words carry no leading space and digits stand alone, so that a name or a number has the same
 tokens wherever it appears: what a small model must copy, it can copy token by token.
