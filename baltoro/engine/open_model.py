@@ -6,7 +6,6 @@ import hashlib
 import os
 import re
 from collections.abc import Mapping
-from importlib.resources import files
 from pathlib import Path
 
 import httpx
@@ -140,7 +139,8 @@ def find_checkpoint(model: str | Path) -> Path:
 
 def bundled_models() -> dict[str, Path]:
     """Name -> folder of the checkpoints that come with the package."""
-    weights = Path(str(files("baltoro"))) / "weights"
+    # Not importlib.resources: an editable install spreads the package over two folders there.
+    weights = Path(__file__).parents[1] / "weights"
     return {path.parent.name: path.parent for path in sorted(weights.glob("*/config.json"))}
 
 
