@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from baltoro.chat.messages import Message
@@ -51,11 +52,12 @@ class Chain:
     shortest: int = 1
     longest: int = 8
     name: str = "chain"
+    key: Callable[[random.Random], str] | None = None  # how a key is made; None: `make_key`
     needs: tuple[str, ...] = ("get",)
 
     def pose(self, rng: random.Random, scene: Scene, split: Split) -> Problem:
         length = rng.randint(self.shortest, self.longest)
-        keys = draw(rng, split, lambda: tuple(distinct_keys(rng, length)))
+        keys = draw(rng, split, lambda: tuple(distinct_keys(rng, length, self.key or make_key)))
         number = str(rng.randrange(10 ** rng.randint(1, 5)))
         table = dict(zip(keys, (*keys[1:], number), strict=True))
         question = politely(rng, rng.choice(CHAIN_QUESTIONS).format(k=quoted(rng, keys[0])))
@@ -124,8 +126,10 @@ def make_key(rng: random.Random) -> str:
     return f"{letters}{rng.randrange(100)}"
 
 
-def distinct_keys(rng: random.Random, count: int) -> list[str]:
+def distinct_keys(
+    rng: random.Random, count: int, make: Callable[[random.Random], str] = make_key
+) -> list[str]:
     keys: dict[str, None] = {}
     while len(keys) < count:
-        keys[make_key(rng)] = None
+        keys[make(rng)] = None
     return list(keys)

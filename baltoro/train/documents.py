@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable
+from functools import lru_cache
 
 from baltoro.chat.template import render_training
 from baltoro.chat.tokenizer import Tokenizer
-from baltoro.tasks.lookups import distinct_keys, make_key
-from baltoro.tasks.mixture import TASKS, converse
+from baltoro.tasks.lookups import Chain, distinct_keys, make_key
+from baltoro.tasks.mixture import TASKS, converse, pose_all
 
 SFT_ONLY = ("compare", "long_chain")  # tasks that no document shows
 
@@ -81,6 +82,28 @@ def whole_conversation(rng: random.Random, tokenizer: Tokenizer) -> Sample:
     return ids, [0] + [1] * (len(ids) - 1)
 
 
+def rare_keys(rng: random.Random, tokenizer: Tokenizer) -> Sample:
+    """Chains of lookups whose keys are made of any tokens of letters, so that each gets its turn.
+
+    Only what the assistant generates is learned, as in a demonstration.
+    """
+    pieces = letter_tokens(tokenizer)
+
+    def make(rng: random.Random) -> str:
+        number = str(rng.randrange(100)) if rng.random() < 0.3 else ""
+        return "".join(rng.choices(pieces, k=rng.randint(1, 3))) + number
+
+    talk = pose_all(rng, [Chain(longest=6, key=make)], "train")
+    return render_training(tokenizer, talk.messages(), talk.tools)
+
+
+@lru_cache(maxsize=4)
+def letter_tokens(tokenizer: Tokenizer) -> list[str]:
+    """The tokens that are small ASCII letters and nothing else."""
+    texts = [token.decode("ascii", errors="ignore") for token in tokenizer.ranks]
+    return [text for text in texts if text.isalpha() and text.islower()]
+
+
 DOCUMENTS: dict[str, Callable[[random.Random, Tokenizer], Sample]] = {
     make.__name__: make
     for make in (
@@ -91,6 +114,7 @@ DOCUMENTS: dict[str, Callable[[random.Random, Tokenizer], Sample]] = {
         column_sums,
         padded_numbers,
         whole_conversation,
+        rare_keys,
     )
 }
 

@@ -20,6 +20,7 @@ from baltoro.model.transformer import Transformer
 from baltoro.tasks.mixture import TASKS, converse, pose_all
 from baltoro.tasks.task import Split
 from baltoro.train.data import Sample
+from baltoro.train.documents import DOCUMENTS
 from baltoro.train.export import export_checkpoint
 from baltoro.train.trainer import Schedule, Trainer, teacher_forced
 
@@ -33,6 +34,7 @@ class Phase:
     until: float  # share of the steps at which it ends
     mixture: dict[str, float]  # name of a task -> weight
     longest: int = 2  # problems in one conversation, at most
+    rehearsal: dict[str, float] = field(default_factory=dict)  # document -> share of the samples
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +79,11 @@ def run(config_path: str | Path, resume: bool = False) -> Transformer:
 
 
 def demonstration(rng: random.Random, tokenizer: Tokenizer, phase: Phase, split: Split) -> Sample:
+    if phase.rehearsal:
+        rest = max(0.0, 1.0 - sum(phase.rehearsal.values()))
+        (name,) = rng.choices([*phase.rehearsal, ""], [*phase.rehearsal.values(), rest])
+        if name:
+            return DOCUMENTS[name](rng, tokenizer)
     talk = converse(rng, phase.mixture, split, phase.longest)
     return render_training(tokenizer, talk.messages(), talk.tools)
 
@@ -97,6 +104,10 @@ def check_phases(phases: list[Phase], where: str | Path) -> None:
             if name not in TASKS:
                 known = ", ".join(TASKS)
                 raise BaltoroError(f"{where}: there is no task '{name}'. The tasks are: {known}.")
+        for name in phase.rehearsal:
+            if name not in DOCUMENTS:
+                known = ", ".join(DOCUMENTS)
+                raise BaltoroError(f"{where}: no documents named '{name}'. There are: {known}.")
     if not phases or phases[-1].until != 1.0:
         raise BaltoroError(f"{where}: the last phase must have until = 1.0.")
 
