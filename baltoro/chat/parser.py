@@ -329,16 +329,22 @@ class StreamParser:
         return self._text(noise) if noise.strip() else []
 
     def _open_call(self) -> list[Delta]:
-        """The call's id is complete. JSON that follows it without a marker is its arguments."""
+        """The call's id is complete. JSON that follows it without a marker is its arguments.
+
+        A call without a name can neither be run nor be sent back: it stays text of the section.
+        """
         id, brace, rest = self._call_id.partition("{")
         call = self._identify(id.strip())
+        if call is None:
+            self._state = _State.SECTION
+            return self._text(brace + rest)
         self._calls.append(call)
         self._state = _State.ARGUMENTS
         opening = ToolCallDelta(len(self._calls) - 1, call.id, call.name, "")
         return [opening, *self._arguments(brace + rest)]
 
-    def _identify(self, id: str) -> _Call:
-        """Name and native id of a call from what the model wrote for its id.
+    def _identify(self, id: str) -> _Call | None:
+        """Name and native id of a call from what the model wrote for its id; None without a name.
 
         The declared tools say what the name is: dots and colons may be part of it. A call to a tool
         that was not declared keeps its name, for whoever runs tools to refuse it with a sentence.
@@ -347,6 +353,8 @@ class StreamParser:
         if not (colon and _INDEX.fullmatch(index)):
             name, index = id, ""
         name = self._resolve(name.strip())
+        if not name:
+            return None
         native = f"functions.{name}:{index}"
         if not index or any(call.id == native for call in self._calls):
             index = str(self._next_index)

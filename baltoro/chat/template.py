@@ -230,7 +230,8 @@ def _append_ids(ids: list[int], tokenizer: Tokenizer, parts: Iterable[str]) -> N
             ids.extend(tokenizer.encode(part))
 
 
-@lru_cache(maxsize=1024)
+# A system prompt or a list of tools can be long, and a server meets ever new ones.
+@lru_cache(maxsize=64)
 def _encode_constant(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
     return tuple(tokenizer.encode(text))
 

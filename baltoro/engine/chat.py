@@ -57,9 +57,7 @@ class EngineChatModel:
 
         Raises BaltoroError for a request that cannot be served, EngineError if the engine fails.
         """
-        prompt, sampling = self.render(request), request.sampling
-        if sampling.top_p is None:
-            sampling = replace(sampling, top_p=self.top_p)
+        prompt, sampling = self.render(request), self.with_defaults(request.sampling)
         generation = self.engine.generate(
             prompt.ids,
             sampling,
@@ -92,6 +90,10 @@ class EngineChatModel:
             tool_names=[tool["function"]["name"] for tool in request.tools],
             next_call_index=next_call_index(messages),
         )
+
+    def with_defaults(self, sampling: Sampling) -> Sampling:
+        """The same with the model's own values where it names none."""
+        return replace(sampling, top_p=self.top_p) if sampling.top_p is None else sampling
 
     def constraints(self, sampling: Sampling, prompt: Prompt) -> list[Constraint]:
         """The rules for the reply to one request: a thinking budget, if it has one."""

@@ -37,12 +37,14 @@ def conversation_keys(messages: Sequence[Message], tools: Sequence[Tool]) -> lis
 class GeneratedTurns:
     """Remembers texts whose generated ids are not what the tokenizer makes of them.
 
-    Oldest turns are forgotten when more than `max_tokens` ids are kept.
+    Oldest turns are forgotten when more than `max_tokens` ids or `max_turns` turns are kept; a turn
+    of few ids takes some hundred bytes all the same.
     """
 
-    def __init__(self, tokenizer: Tokenizer, max_tokens: int = 1_000_000):
+    def __init__(self, tokenizer: Tokenizer, max_tokens: int = 1_000_000, max_turns: int = 20_000):
         self._tokenizer = tokenizer
         self._room = max_tokens
+        self._max_turns = max_turns
         self._turns: OrderedDict[bytes, _Turn] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -90,7 +92,7 @@ class GeneratedTurns:
         turn = turn | unusual
         self._turns[key] = turn
         self._room -= _num_tokens(turn)
-        while self._room < 0 and self._turns:
+        while self._turns and (self._room < 0 or len(self._turns) > self._max_turns):
             _, forgotten = self._turns.popitem(last=False)
             self._room += _num_tokens(forgotten)
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from prometheus_client import Counter
 
-from baltoro.server.errors import busy
+from baltoro.server.errors import ApiError, busy
 
 
 class Admission:
@@ -20,7 +20,13 @@ class Admission:
 
     @contextmanager
     def places(self, count: int) -> Iterator[None]:
-        """Hold `count` places. Raises 429 where they are not free."""
+        """Hold `count` places. Raises 429 where they are not free, 400 where they never can be."""
+        if count > self.limit:
+            raise ApiError(
+                f"this request asks for {count} answers, but the server works on {self.limit} at "
+                "most. Ask for fewer at once.",
+                code="too_many_answers",
+            )
         if self.in_flight + count > self.limit:
             self.rejected.inc()
             raise busy(

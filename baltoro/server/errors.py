@@ -125,9 +125,12 @@ def from_validation(error: RequestValidationError) -> ApiError:
 
 
 def from_http(error: HTTPException, request: Request) -> ApiError:
-    """Unknown paths and methods."""
+    """Unknown paths and methods, and bodies that are not even text."""
     where = f"{request.method} {request.url.path}"
-    message = f"there is nothing at {where}: {error.detail}. The API is under /v1."
+    if error.status_code in (404, 405):
+        message = f"there is nothing at {where}: {error.detail}. The API is under /v1."
+    else:
+        message = f"{where} failed: {error.detail}. The body must be a JSON object in UTF-8."
     return ApiError(message, status=error.status_code, headers=error.headers)
 
 
@@ -143,6 +146,7 @@ def install_error_handlers(app: FastAPI) -> None:
 
     app.add_exception_handler(ApiError, api)
     app.add_exception_handler(BaltoroError, api)
+    app.add_exception_handler(EngineError, api)  # as `Exception` it would be raised again
     app.add_exception_handler(RequestValidationError, validation)
     app.add_exception_handler(HTTPException, http)
     app.add_exception_handler(Exception, api)

@@ -125,6 +125,8 @@ class Service:
     def texts(self, prompts: list[list[int]], sampling: Sampling, n: int) -> Choices:
         """The events of `n` continuations of each prompt, prompt after prompt."""
         engine, tokenizer = self.token_level()
+        if isinstance(self.model, EngineChatModel):
+            sampling = self.model.with_defaults(sampling)
         streams = [
             text_events(engine, tokenizer, prompt, each)
             for prompt in prompts

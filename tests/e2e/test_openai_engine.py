@@ -168,6 +168,16 @@ def test_log_probs_of_a_completion_are_parallel_lists(noise):
     assert logprobs.text_offset[0] == 0
 
 
+def test_both_endpoints_sample_with_the_models_own_top_p(noise, monkeypatch):
+    everything = complete(noise, "Once").choices[0].text
+    greedy = complete(noise, "Once", temperature=0).choices[0].text
+    assert everything != greedy
+    monkeypatch.setattr(noise.model, "top_p", 1e-9)  # only the most likely token is left
+    assert complete(noise, "Once").choices[0].text == greedy
+    assert complete(noise, "Once", top_p=1).choices[0].text == everything
+    assert text_of(chat(noise).choices[0]) == text_of(chat(noise, temperature=0).choices[0])
+
+
 def test_an_echoed_prompt_stands_before_its_continuation(noise):
     plain = complete(noise, "Once").choices[0].text
     assert complete(noise, "Once", echo=True).choices[0].text == "Once" + plain

@@ -335,6 +335,19 @@ def test_unfinished_id_is_no_call():
     assert calls_of("</think><|tool_call_begin|>sea") == []
 
 
+@pytest.mark.parametrize("written", ["", " ", ":0", "functions.", "functions.:0"])
+def test_call_without_a_name_is_no_call_and_its_text_stays(written: str):
+    reply = parse_text(["</think>a" + call_text(written, '{"q":1}')]).reply
+    assert (reply.content, reply.tool_calls, reply.truncated) == ('a{"q":1}', [], False)
+    assert calls_of(call_text(written) + call_text("search")) == [("functions.search:0", "search")]
+
+
+def test_turn_that_ends_before_a_calls_name_has_no_call(tokenizer: Tokenizer):
+    ids = tokenizer.encode_with_specials("</think>a<|tool_call_begin|><|im_end|>")
+    reply = parse_ids(tokenizer, ids).reply
+    assert (reply.content, reply.tool_calls) == ("a", [])
+
+
 def test_without_thinking_everything_is_content():
     reply = parse_text(["<think>a</think>b"], thinking=False).reply
     assert (reply.reasoning_content, reply.content) == (None, "ab")

@@ -111,6 +111,17 @@ def test_the_oldest_turns_are_forgotten(pairs: Tokenizer):
     assert known == [False, True, True]
 
 
+def test_short_turns_do_not_pile_up(pairs: Tokenizer):
+    turns = GeneratedTurns(pairs, max_turns=2)
+    keys = [conversation_keys([{"role": "user", "content": str(n)}], [])[-1] for n in range(3)]
+    for key in keys:
+        turns.remember(key, turn_ids(pairs, [], [97, 98]))
+    said: list[Message] = [{"role": "assistant", "content": "ab"}]
+    rendered = render(pairs, said)
+    known = [turns.restore(rendered, said, [key]) != rendered for key in keys]
+    assert known == [False, True, True]
+
+
 def test_the_key_of_a_conversation_depends_on_what_was_said_and_not_on_thinking():
     said = {"role": "assistant", "content": "x"}
     thought = {**said, "reasoning_content": "long", "tool_calls": None}

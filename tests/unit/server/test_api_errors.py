@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+
 import httpx
 import openai
 import pytest
 
+from baltoro.chat.chat_model import ChatRequest, Event
 from baltoro.chat.http import EndpointError
 from baltoro.config import BaltoroError
 from baltoro.engine.engine import ContextLengthError, EngineError, QueueFullError
+from baltoro.server.app import create_app
 from baltoro.server.errors import as_api_error
 
 ANSWER = "<think>hm</think>yes"
@@ -152,6 +156,21 @@ def test_a_body_that_is_no_json_is_refused_in_the_same_shape(scripted):
     assert refused(httpx.post(url, json={}, verify=False))["param"] == "messages"
 
 
+@pytest.mark.parametrize("body", [b'{"messages": "\xff"}', b'{"messages": ' + b"[" * 100_000])
+def test_a_body_that_cannot_be_read_is_not_called_a_wrong_address(scripted, body):
+    url = scripted(ANSWER).url + "/v1/chat/completions"
+    headers = {"Content-Type": "application/json"}
+    error = refused(httpx.post(url, content=body, headers=headers, verify=False))
+    assert "there is nothing at" not in error["message"]
+    assert "body" in error["message"]
+
+
+def test_more_answers_than_the_server_ever_works_on_are_not_to_be_tried_again(scripted):
+    error = refused(scripted(ANSWER, max_requests=2).post({"n": 3}))
+    assert error["code"] == "too_many_answers"
+    assert "2" in error["message"]
+
+
 def test_an_unknown_path_is_refused_in_the_same_shape(scripted):
     server = scripted(ANSWER)
     assert "GET /v1/nowhere" in refused(server.get("/v1/nowhere"), 404)["message"]
@@ -170,6 +189,20 @@ def test_a_model_that_breaks_is_a_server_error_in_the_same_shape(scripted):
     error = refused(scripted().post({}), 500)
     assert error["type"] == "server_error"
     assert refused(scripted().post({"stream": True}), 500)["type"] == "server_error"
+
+
+async def test_a_failure_of_the_engine_is_answered_and_not_raised_again():
+    class Stopped:
+        name = "stopped"
+
+        async def stream(self, request: ChatRequest) -> AsyncIterator[Event]:
+            raise EngineError("the engine is closed.")
+            yield
+
+    transport = httpx.ASGITransport(create_app(Stopped()))
+    async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
+        response = await client.post("/v1/chat/completions", json={"messages": [USER]})
+    assert refused(response, 503)["code"] == "engine_failed"
 
 
 @pytest.mark.parametrize(
