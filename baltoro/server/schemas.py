@@ -23,7 +23,6 @@ EFFORT_BUDGETS: dict[str, int | None] = {
 
 # Accepted, because leaving them out changes nothing in the answer.
 HARMLESS = {
-    "add_generation_prompt",
     "metadata",
     "prompt_cache_key",
     "prompt_cache_retention",
@@ -58,6 +57,7 @@ REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
         ({}, {"thinking": True}, {"enable_thinking": True}),
         "The template has no options; use 'thinking' to steer the thinking.",
     ),
+    "add_generation_prompt": ((True,), "A reply is always a new assistant turn."),
     "chat_template": ((), "The model's own template is the only one it was trained with."),
     "continue_final_message": ((False,), "Send the prompt as token ids to /v1/completions."),
     "ignore_eos": ((False,), "The model always ends its own reply; leave the field out."),

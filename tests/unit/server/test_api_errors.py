@@ -106,6 +106,7 @@ def refused(response: httpx.Response, status: int = 400) -> dict:
         ({"response_format": {"type": "json_object"}}, "response_format", "Constrained"),
         ({"frequency_penalty": 0.5}, "frequency_penalty", "Penalties"),
         ({"logit_bias": {"5": 1}}, "logit_bias", "not supported"),
+        ({"add_generation_prompt": False}, "add_generation_prompt", "new assistant turn"),
         ({"functions": [{"name": "a"}]}, "functions", "'tools'"),
     ],
 )
@@ -125,6 +126,7 @@ def test_values_that_change_nothing_are_not_refused(scripted):
         "logit_bias": {},
         "response_format": {"type": "text"},
         "functions": [],
+        "add_generation_prompt": True,
         "tool_choice": "auto",
         "top_k": -1,
     }
