@@ -22,8 +22,9 @@ STOPPED = {
     "no_answer": "The model thought, but did not answer. Ask again or in other words.",
 }
 
-# A model's text must not steer the terminal: control characters are shown as what they are not.
-_VISIBLE = {code: "�" for code in [*range(0x20), *range(0x7F, 0xA0)] if chr(code) not in "\n\t"}
+# A model's text must not steer the terminal, and half of a surrogate pair can not be printed.
+_REPLACED = [*range(0x20), *range(0x7F, 0xA0), *range(0xD800, 0xE000)]
+_VISIBLE = {code: "�" for code in _REPLACED if chr(code) not in "\n\t"}
 
 
 class TerminalView:
@@ -97,7 +98,7 @@ def readable_arguments(call: ToolCall) -> str:
     """The arguments as a person would write them: code as code, otherwise `name=value`."""
     try:
         arguments = json.loads(call.arguments)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # JSON, a number or a nesting too long
         return call.arguments
     if not isinstance(arguments, dict):
         return call.arguments

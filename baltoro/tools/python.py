@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ class PythonTool:
             parts.append(f"[Only the first {limits.output_bytes} bytes of output are shown.]")
         if outcome.exit_code is None:
             parts.append(f"[Stopped after {limits.wall_seconds:g} seconds.]")
-        elif outcome.exit_code > 128:
+        elif outcome.exit_code - 128 in set(signal.Signals):
             parts.append(
                 f"[Killed by signal {outcome.exit_code - 128}: one process may use "
                 f"{limits.cpu_seconds} seconds of CPU time, {limits.memory_bytes >> 20} MiB of "

