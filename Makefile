@@ -14,6 +14,7 @@ PYTHON ?= $(shell for python in python3 python3.11 python3.12 python3.13 python;
 		&& echo $$python && break; done)
 
 .DEFAULT_GOAL := help
+.NOTPARALLEL: # two pips in one environment get in each other's way
 .PHONY: help run test unit oracle e2e soak evidence check format wheel clean
 
 help: ## Print this list

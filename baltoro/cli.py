@@ -1,7 +1,7 @@
 """`baltoro VERB`: each verb reads its options, calls one function and prints.
 
 What a verb needs is imported inside it, so that `baltoro --help` is quick and no verb pays for
-another. A mistake of the user's is shown as a sentence, and the exit code is 2.
+another. A mistake of the user's, or a file that fails, is shown as a sentence; exit code 2.
 """
 
 from __future__ import annotations
@@ -62,8 +62,19 @@ Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last save
 @app.command()
 def serve(
     model: Annotated[
-        str, typer.Option(help="A bundled model's name or a checkpoint's folder.")
-    ] = "tiny",
+        str | None,
+        typer.Option(
+            help="A bundled model's name or a checkpoint's folder, by default tiny; with "
+            "--upstream, which of its models."
+        ),
+    ] = None,
+    upstream: Annotated[
+        str | None,
+        typer.Option(help="An OpenAI-compatible endpoint to serve, like http://127.0.0.1:9000/v1."),
+    ] = None,
+    upstream_api_key: Annotated[
+        str, typer.Option(help="For --upstream.", envvar="OPENAI_API_KEY")
+    ] = "",
     served_model_name: Annotated[
         list[str] | None, typer.Option(help="A further name that the model answers to.")
     ] = None,
@@ -87,7 +98,10 @@ def serve(
 
     run_server(
         ServeConfig(
-            model=model,
+            model=model if model and not upstream else "tiny",
+            upstream=upstream,
+            upstream_model=model if upstream else None,
+            upstream_api_key=upstream_api_key if upstream else "",
             served_model_names=tuple(served_model_name or ()),
             host=host,
             port=port,
@@ -418,6 +432,6 @@ def opened_model(
 def main() -> None:
     try:
         app()
-    except BaltoroError as error:
+    except (BaltoroError, OSError) as error:  # OSError: no right to read, a full disk
         print(f"baltoro: {error}", file=sys.stderr)
         sys.exit(2)

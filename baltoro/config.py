@@ -538,10 +538,10 @@ def load_toml(cls: type[T], path: str | Path) -> T:
     """Read one run configuration from a TOML file."""
     path = Path(path)
     try:
-        values = tomllib.loads(path.read_text())
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise BaltoroError(f"there is no file {path}.") from None
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BaltoroError(f"{path} is not valid TOML: {error}.") from None
     return from_mapping(cls, values, str(path))
 

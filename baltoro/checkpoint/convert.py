@@ -109,9 +109,12 @@ def quantize(
     Tensors are read from the mapped files and written one after the other, so memory holds one
     of them at a time. Files that are no weights are copied. Returns the configuration written.
 
-    Raises `BaltoroError` as `open_checkpoint` does, and if the source is INT4 already.
+    Raises `BaltoroError` as `open_checkpoint` does, and if the source is INT4 already. With
+    `replace` it raises for a folder that is no checkpoint, or that the source is or lies in.
     """
     source = Path(source)
+    if replace:
+        _check_replaceable(Path(target), source)
     config, block = _source_config(source)
     tensors = map_tensors(source)
     expected = expected_tensors(config)
@@ -124,6 +127,17 @@ def quantize(
         files=_companions(source),
         replace=replace,
     )
+
+
+def _check_replaceable(target: Path, source: Path) -> None:
+    """A slip of the pen must not remove a home folder, or what is being read."""
+    if source.resolve().is_relative_to(target.resolve()):
+        raise BaltoroError(f"{target} holds the source, {source}. Choose another target.")
+    in_use = target.exists() and (not target.is_dir() or any(target.iterdir()))
+    if in_use and not (target / "config.json").is_file():
+        raise BaltoroError(
+            f"{target} is no checkpoint, so it is not replaced. Choose another name or remove it."
+        )
 
 
 def _source_config(source: Path) -> tuple[ModelConfig, int | None]:

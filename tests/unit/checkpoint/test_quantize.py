@@ -30,6 +30,23 @@ def rewrite_config(folder, **changes):
     (folder / "config.json").write_text(json.dumps(values))
 
 
+def test_only_another_checkpoint_is_ever_replaced(tmp_path, config, weights):
+    source = tmp_path / "source"
+    write_checkpoint(source, config, weights.items())
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "letter.txt").write_text("precious")
+    with pytest.raises(BaltoroError, match="is no checkpoint"):
+        quantize(source, tmp_path / "home", replace=True)
+    for target in (source, tmp_path):
+        with pytest.raises(BaltoroError, match="Choose another"):
+            quantize(source, target, replace=True)
+    assert (tmp_path / "home" / "letter.txt").read_text() == "precious"
+    assert open_checkpoint(source).config == config
+    for _ in range(2):
+        quantize(source, tmp_path / "target", replace=True)
+    assert (tmp_path / "target" / "config.json").is_file()
+
+
 @pytest.mark.parametrize("torch_dtype", ["bfloat16", "float32"])
 def test_quantizing_a_folder_gives_what_exporting_its_tensors_gives(
     tmp_path, config, weights, torch_dtype

@@ -76,6 +76,41 @@ def test_a_mistake_is_a_sentence_without_traceback_and_exit_code_2(baltoro, argu
     assert "Traceback" not in said
 
 
+def test_a_file_that_can_not_be_read_is_a_sentence_too(baltoro, tmp_path):
+    code, _, said = baltoro("train", "sft", str(tmp_path))
+    assert code == 2
+    assert said.startswith("baltoro: ")
+    assert str(tmp_path) in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "model", "upstream", "upstream_model"),
+    [
+        ([], "tiny", None, None),
+        (["--model", "/some/folder"], "/some/folder", None, None),
+        (["--upstream", "http://x/v1"], "tiny", "http://x/v1", None),
+        (["--upstream", "http://x/v1", "--model", "big"], "tiny", "http://x/v1", "big"),
+    ],
+)
+def test_serve_passes_on_which_model_of_which_endpoint(
+    baltoro, monkeypatch, arguments, model, upstream, upstream_model
+):
+    seen = []
+    monkeypatch.setattr("baltoro.server.serve.serve", seen.append)
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    assert baltoro("serve", *arguments)[0] == 0
+    (config,) = seen
+    assert (config.model, config.upstream) == (model, upstream)
+    assert config.upstream_model == upstream_model
+    assert config.upstream_api_key == ("secret" if upstream else "")
+
+
+def test_an_upstream_that_does_not_answer_is_a_sentence(baltoro):
+    code, _, said = baltoro("serve", "--upstream", "http://127.0.0.1:9/v1", "--port", "0")
+    assert code == 2
+    assert said.startswith("baltoro: http://127.0.0.1:9/v1 did not say which models it has")
+
+
 def test_a_wrong_option_is_exit_code_2(baltoro):
     assert baltoro("chat", "Hi", "--temperature", "hot")[0] == 2
     assert baltoro("agent", "Hi", "--max-steps", "0")[0] == 2

@@ -45,6 +45,12 @@ def test_a_mistake_in_a_run_is_answered_with_file_and_key(tmp_path, text, senten
     assert sentence in str(error.value)
 
 
+def test_a_run_file_that_is_no_text_is_named(tmp_path):
+    (tmp_path / "run.toml").write_bytes(b'model = "\xff"')
+    with pytest.raises(BaltoroError, match=r"run\.toml is not valid TOML"):
+        load_toml(RunConfig, tmp_path / "run.toml")
+
+
 def test_a_run_file_that_is_absent_is_named(tmp_path):
     with pytest.raises(BaltoroError, match=r"there is no file .*absent\.toml"):
         load_toml(RunConfig, tmp_path / "absent.toml")
