@@ -1,7 +1,9 @@
 // The MLP of a layer: dense, or routed experts plus the shared one.
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
+#include <limits>
 
 #include "model.h"
 
@@ -82,7 +84,10 @@ void Model::choose_experts(const Layer& layer, size_t token) {
     float* biased = &biased_[token * experts];
     float* share = &share_[token * k];
     kernels_.sigmoid(score, experts, score);
-    for (size_t e = 0; e < experts; e++) biased[e] = score[e] + layer.e_score_correction_bias[e];
+    for (size_t e = 0; e < experts; e++) {
+        const float sum = score[e] + layer.e_score_correction_bias[e];
+        biased[e] = std::isnan(sum) ? -std::numeric_limits<float>::infinity() : sum;
+    }
 
     int32_t* chosen = &chosen_[token * k];
     const auto is_chosen = [&](size_t e, size_t count) {

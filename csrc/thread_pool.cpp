@@ -1,6 +1,7 @@
 #include "thread_pool.h"
 
 #include <chrono>
+#include <utility>
 
 #ifdef __linux__
 #include <sched.h>
@@ -38,11 +39,18 @@ bool spin_until(const Condition& holds) {
 }  // namespace
 
 ThreadPool::ThreadPool(size_t threads) {
-    for (size_t thread = 1; thread < threads; thread++)
-        workers_.emplace_back([this, thread] { serve(thread); });
+    try {
+        for (size_t thread = 1; thread < threads; thread++)
+            workers_.emplace_back([this, thread] { serve(thread); });
+    } catch (...) {
+        stop();
+        throw;
+    }
 }
 
-ThreadPool::~ThreadPool() {
+ThreadPool::~ThreadPool() { stop(); }
+
+void ThreadPool::stop() {
     {
         std::lock_guard<std::mutex> lock(mutex_);
         stop_ = true;
@@ -65,19 +73,28 @@ void ThreadPool::run_shared(size_t items, Call call, const void* body) {
     work(0);
     inside_.fetch_or(kClosed);
     const auto all_left = [this] { return inside_.load() == kClosed; };
-    if (spin_until(all_left)) return;
-    std::unique_lock<std::mutex> lock(mutex_);
-    caller_sleeps_ = true;
-    all_left_.wait(lock, all_left);
-    caller_sleeps_ = false;
+    if (!spin_until(all_left)) {
+        std::unique_lock<std::mutex> lock(mutex_);
+        caller_sleeps_ = true;
+        all_left_.wait(lock, all_left);
+        caller_sleeps_ = false;
+    }
+    if (failure_) std::rethrow_exception(std::exchange(failure_, nullptr));
 }
 
-void ThreadPool::work(size_t thread) {
+void ThreadPool::work(size_t thread) try {
     for (;;) {
         const size_t item = next_item_.fetch_add(1);
         if (item >= items_) return;
         call_(body_, item, thread);
     }
+} catch (...) {
+    keep_failure();
+}
+
+void ThreadPool::keep_failure() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (!failure_) failure_ = std::current_exception();
 }
 
 void ThreadPool::serve(size_t thread) {

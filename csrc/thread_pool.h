@@ -8,6 +8,7 @@
 #include <condition_variable>
 #include <cstddef>
 #include <cstdint>
+#include <exception>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -16,6 +17,7 @@ namespace baltoro {
 
 class ThreadPool {
   public:
+    // Throws std::system_error if the system does not give so many threads.
     explicit ThreadPool(size_t threads);
     ~ThreadPool();
     ThreadPool(const ThreadPool&) = delete;
@@ -25,6 +27,7 @@ class ThreadPool {
 
     // Calls body(item, thread) for every item < items; thread < size(). One caller at a time.
     // Work of fewer than about `kSmall` multiply-adds in all is done by the caller alone.
+    // Throws what a call of `body` threw, when no thread is in it any more; items may be left out.
     template <class Body>
     void run(size_t items, size_t work, const Body& body) {
         if (workers_.empty() || items < 2 || work < kSmall) {
@@ -42,6 +45,8 @@ class ThreadPool {
 
     void run_shared(size_t items, Call call, const void* body);
     void work(size_t thread);
+    void keep_failure();
+    void stop();
     void serve(size_t thread);
     bool wait_for_part(uint64_t seen);
     void leave();
@@ -50,6 +55,7 @@ class ThreadPool {
     Call call_ = nullptr;
     const void* body_ = nullptr;
     size_t items_ = 0;
+    std::exception_ptr failure_;  // the first that a body threw; guarded by mutex_
     alignas(64) std::atomic<size_t> next_item_{0};
 
     // How many workers are inside the part, plus kClosed while none may enter.

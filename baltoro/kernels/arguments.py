@@ -119,6 +119,8 @@ def _integers(name: str, values: NDArray) -> Ints:
     array = np.asarray(values)
     if array.size and array.dtype.kind not in "iu":
         raise ValueError(f"{name} has type {array.dtype}; it needs integers.")
+    if array.dtype != np.int32 and np.any(array != array.astype(np.int32)):
+        raise ValueError(f"{name} holds a number that 32 bits do not hold.")
     return np.ascontiguousarray(array, dtype=np.int32)
 
 

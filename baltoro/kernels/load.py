@@ -71,36 +71,45 @@ def load_step_model(
     `threads`: None means all cores that this process may use. `kernels`: "avx2", "scalar" or
     "reference"; None reads BALTORO_KERNELS and otherwise takes the fastest that runs here.
 
-    Raises BaltoroError naming a tensor that is missing or has the wrong shape or type.
+    Raises BaltoroError naming a tensor that is missing or has the wrong shape or type, and if
+    there is not the memory for the cache, or not so many threads.
     """
     if activations not in ("int8", "f32"):
         raise BaltoroError(f"activations are 'int8' or 'f32', not {activations!r}.")
     if threads is not None and threads < 1:
         raise BaltoroError(f"threads={threads}: at least one is needed.")
     choice = choose_kernels(kernels)
-    if choice.name == REFERENCE:
-        if kernels != REFERENCE:
-            warnings.warn(
-                f"Running on numpy, hundreds of times slower: {choice.reason}. Install a C++17 "
-                "compiler and reinstall baltoro.",
-                RuntimeWarning,
-                stacklevel=2,
+    if choice.name == REFERENCE and kernels != REFERENCE:
+        warnings.warn(
+            f"Running on numpy, hundreds of times slower: {choice.reason}. Install a C++17 "
+            "compiler and reinstall baltoro.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    try:
+        if choice.name == REFERENCE:
+            return ReferenceModel(
+                config,
+                tensors,
+                num_blocks=num_blocks,
+                block_tokens=block_tokens,
+                activations=activations,
             )
-        return ReferenceModel(
+        from baltoro.kernels.native import NativeModel
+
+        return NativeModel(
             config,
             tensors,
             num_blocks=num_blocks,
             block_tokens=block_tokens,
             activations=activations,
+            threads=threads,
+            kernels=choice.name,
         )
-    from baltoro.kernels.native import NativeModel
-
-    return NativeModel(
-        config,
-        tensors,
-        num_blocks=num_blocks,
-        block_tokens=block_tokens,
-        activations=activations,
-        threads=threads,
-        kernels=choice.name,
-    )
+    except MemoryError:
+        numbers = config.num_hidden_layers * num_blocks * block_tokens * config.latent_dim
+        size = numbers * (2 if activations == "int8" else 4)
+        raise BaltoroError(
+            f"this machine does not give the memory for a latent cache of {size / 1e6:,.0f} MB. "
+            "Ask for a smaller one."
+        ) from None

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from baltoro import _native
-from baltoro.config import ModelConfig
+from baltoro.config import BaltoroError, ModelConfig
 from baltoro.kernels import weights as w
 from baltoro.kernels.arguments import check_block, check_cache_size, check_shapes
 from baltoro.kernels.rope import rotary_frequencies, rotary_multiplier, softmax_scale
@@ -37,14 +37,19 @@ class NativeModel:
         self.block_tokens = block_tokens
         # The native side points into these arrays: they must live as long as it does.
         self._weights = w.bind(config, tensors)
-        self._native = _native.Model(
-            config=self._native_config(),
-            kernels=kernels,
-            embed_tokens=matrix(self._weights.embed_tokens),
-            layers=[_layer(layer) for layer in self._weights.layers],
-            norm=self._weights.norm.tolist(),
-            lm_head=matrix(self._weights.lm_head),
-        )
+        try:
+            self._native = _native.Model(
+                config=self._native_config(),
+                kernels=kernels,
+                embed_tokens=matrix(self._weights.embed_tokens),
+                layers=[_layer(layer) for layer in self._weights.layers],
+                norm=self._weights.norm.tolist(),
+                lm_head=matrix(self._weights.lm_head),
+            )
+        except RuntimeError as error:  # std::system_error of a thread
+            raise BaltoroError(
+                f"{self.threads} threads cannot be started here ({error}). Ask for fewer."
+            ) from None
         self.kernels: str = self._native.kernels
 
     def _native_config(self) -> _native.Config:

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -50,6 +53,42 @@ def test_impossible_options_are_refused(option, value):
     options = {"num_blocks": 1, option: value}
     with pytest.raises(BaltoroError):
         load_step_model(TINY, {}, **options)
+
+
+@pytest.mark.parametrize("kernels", [None, "reference"])
+def test_a_cache_that_does_not_fit_into_memory_is_refused_with_its_size(kernels):
+    tensors = random_checkpoint(TINY)
+    with pytest.raises(BaltoroError, match=r"latent cache of 3\d\d,\d{3},\d{3} MB"):
+        load_step_model(TINY, tensors, num_blocks=1 << 34, kernels=kernels)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's limits of a process")
+def test_threads_that_the_system_does_not_give_are_refused():
+    done = subprocess.run(
+        [sys.executable, "-c", NO_ROOM_FOR_THREADS],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (0, "refused, and 2 threads work\n"), done.stderr
+
+
+NO_ROOM_FOR_THREADS = """
+import resource
+from kernel_checkpoints import TINY, random_checkpoint
+from baltoro.config import BaltoroError
+from baltoro.kernels.load import load_step_model
+
+tensors = random_checkpoint(TINY)
+used = next(int(l.split()[1]) for l in open("/proc/self/status") if l.startswith("VmSize")) << 10
+resource.setrlimit(resource.RLIMIT_AS, (used + (512 << 20), -1))
+try:
+    load_step_model(TINY, tensors, num_blocks=1, threads=2000)
+except BaltoroError as error:
+    assert "2000 threads" in str(error)
+    load_step_model(TINY, tensors, num_blocks=1, threads=2)
+    print("refused, and 2 threads work")
+"""
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="needs Linux's affinity calls")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -211,6 +214,59 @@ def test_sequences_may_share_blocks_that_they_only_read():
     assert same_bits(found, np.concatenate(expected))
 
 
+def test_a_router_row_that_is_not_a_number_is_chosen_last():
+    tensors = random_checkpoint(TINY)
+    gate = tensors["model.layers.1.mlp.gate.weight"].copy()
+    gate[0] = np.nan
+    tensors["model.layers.1.mlp.gate.weight"] = gate
+    chosen = np.zeros((3, 2, 3), dtype=np.int32)
+    for kernels in ("auto", "reference"):
+        model = load_step_model(
+            TINY, tensors, num_blocks=1, block_tokens=BLOCK_TOKENS, kernels=kernels
+        )
+        model.step(**GOOD, expert_choices=chosen)
+        assert (chosen[:, 0] != 0).all()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's limits of a process")
+def test_a_step_without_memory_is_an_error_and_the_next_step_works():
+    code = [sys.executable, "-c", STEP_WITHOUT_MEMORY]
+    done = subprocess.run(code, cwd=Path(__file__).parent, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "refused, then the same bits\n"), done.stderr
+
+
+STEP_WITHOUT_MEMORY = """
+import resource
+import numpy as np
+from kernel_checkpoints import TINY, random_checkpoint
+from baltoro.kernels.load import load_step_model
+
+BLOCKS = 1 << 16  # scores of so long a context fit into no heap that a thread already has
+model = load_step_model(
+    TINY, random_checkpoint(TINY), num_blocks=BLOCKS, block_tokens=64, threads=3
+)
+
+def step(position):
+    tables = np.arange(BLOCKS, dtype=np.int32)[None]
+    two = np.arange(2, dtype=np.int32)
+    return model.step(two, position + two, 0 * two, tables, two)
+
+first = step(0)
+used = next(int(l.split()[1]) for l in open("/proc/self/status") if l.startswith("VmSize")) << 10
+free = resource.getrlimit(resource.RLIMIT_AS)
+resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 20), free[1]))
+for _ in range(3):
+    try:
+        step(64 * BLOCKS - 2)
+    except MemoryError:
+        continue
+    raise SystemExit("there was memory")
+resource.setrlimit(resource.RLIMIT_AS, free)
+assert step(0).tobytes() == first.tobytes()
+print("refused, then the same bits")
+"""
+
+
 def test_an_empty_step_returns_no_rows():
     empty = ints()
     logits = native().step(empty, empty, empty, np.zeros((0, 0), np.int32), empty)
@@ -244,6 +300,7 @@ GOOD = {
 MALFORMED = {
     "a token beyond the vocabulary": ({"tokens": ints(1, 2, TINY.vocab_size)}, "tokens"),
     "a negative token": ({"tokens": ints(1, -2, 3)}, "tokens"),
+    "a token beyond 32 bits": ({"tokens": np.array([1, 2, 3 + 2**32])}, "tokens"),
     "tokens of two dimensions": ({"tokens": ints(1, 2, 3)[None]}, "tokens"),
     "tokens that are no integers": ({"tokens": np.array([1.0, 2.0, 3.0])}, "tokens"),
     "too few positions": ({"positions": ints(0, 1)}, "positions"),
