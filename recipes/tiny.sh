@@ -21,9 +21,10 @@ export MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=4294967296
 
 "$baltoro" train pretrain "recipes/$recipe/pretrain.toml" --resume
 "$baltoro" train sft "recipes/$recipe/sft.toml" --resume
+"$baltoro" train sft "recipes/$recipe/finish.toml" --resume
 for format in int4 bf16; do
-    "$baltoro" eval skills --model "runs/$recipe/sft/$format" --json "${limit[@]}" \
+    "$baltoro" eval skills --model "runs/$recipe/finish/$format" --json "${limit[@]}" \
         > "runs/$recipe/skills-$format.json"
 done
 "$(dirname "$baltoro")/python" -m baltoro.evals.card "runs/$recipe"
-echo "To bundle it: cp runs/$recipe/sft/int4/* baltoro/weights/tiny/"
+echo "To bundle it: cp runs/$recipe/finish/int4/* baltoro/weights/tiny/"

@@ -125,12 +125,18 @@ class MuonClip(torch.optim.Optimizer):
 
 
 def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
-    """Matrices for Muon; embedding, output head, norms and other vectors for AdamW."""
-    matrices, others = [], []
+    """Matrices for Muon; embedding and output head, and norms and other vectors, for AdamW."""
+    matrices, vocabulary, vectors = [], [], []
     for name, p in model.named_parameters():
-        is_vocabulary = "embed_tokens" in name or "lm_head" in name
-        (others if p.ndim < 2 or is_vocabulary else matrices).append(p)
-    return [{"params": matrices, "muon": True}, {"params": others, "muon": False}]
+        if "embed_tokens" in name or "lm_head" in name:
+            vocabulary.append(p)
+        else:
+            (vectors if p.ndim < 2 else matrices).append(p)
+    return [
+        {"params": matrices, "muon": True, "vocabulary": False},
+        {"params": vocabulary, "muon": False, "vocabulary": True},
+        {"params": vectors, "muon": False, "vocabulary": False},
+    ]
 
 
 @torch.no_grad()

@@ -31,7 +31,7 @@ EVAL_SAMPLES = 32  # per task, each time the run looks at unseen problems
 class Phase:
     """One stretch of the curriculum."""
 
-    until: float  # share of the steps at which it ends
+    until: int  # the step at which it ends
     mixture: dict[str, float]  # name of a task -> weight
     longest: int = 2  # problems in one conversation, at most
     rehearsal: dict[str, float] = field(default_factory=dict)  # document -> share of the samples
@@ -54,13 +54,13 @@ def run(config_path: str | Path, resume: bool = False) -> Transformer:
     config = load_toml(SftConfig, config_path)
     schedule = from_mapping(Schedule, config.schedule, f"{config_path} [schedule]")
     phases = [from_mapping(Phase, p, f"{config_path} [[phases]]") for p in config.phases]
-    check_phases(phases, config_path)
+    check_phases(phases, schedule.steps, config_path)
     tokenizer = Tokenizer.load(config.tokenizer)
     model = Transformer(preset(config.model))
     model.load_state_dict(load_weights(Path(config.init)))
 
     def phase_at(step: int) -> Phase:
-        return next(p for p in phases if step < p.until * schedule.steps)
+        return next(p for p in phases if step < p.until)
 
     def make_sample(step: int) -> Callable[[random.Random], Sample]:
         return lambda rng: demonstration(rng, tokenizer, phase_at(step), "train")
@@ -98,7 +98,7 @@ def unseen_samples(tokenizer: Tokenizer, phase: Phase) -> dict[str, list[Sample]
     return samples
 
 
-def check_phases(phases: list[Phase], where: str | Path) -> None:
+def check_phases(phases: list[Phase], steps: int, where: str | Path) -> None:
     for phase in phases:
         for name in phase.mixture:
             if name not in TASKS:
@@ -108,8 +108,8 @@ def check_phases(phases: list[Phase], where: str | Path) -> None:
             if name not in DOCUMENTS:
                 known = ", ".join(DOCUMENTS)
                 raise BaltoroError(f"{where}: no documents named '{name}'. There are: {known}.")
-    if not phases or phases[-1].until != 1.0:
-        raise BaltoroError(f"{where}: the last phase must have until = 1.0.")
+    if not phases or phases[-1].until != steps:
+        raise BaltoroError(f"{where}: the last phase must have until = {steps}, the last step.")
 
 
 def load_weights(run_folder: Path) -> dict[str, torch.Tensor]:

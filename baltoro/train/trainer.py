@@ -35,15 +35,16 @@ class Schedule:
     steps: int
     lr: float = 4e-3
     warmup_steps: int = 50
-    decay_share: float = 0.4  # last share of the steps, in which the rate falls to `final_lr`
-    final_lr: float = 0.0
+    vocabulary_lr_scale: float = 1.0  # of embedding and head, whose rows are seldom touched
+    decay_from: int | None = None  # step from which the rate falls; None: it never does
+    final_lr: float = 0.0  # where it has fallen to at the last step
     tokens_per_step: int = 8192
     tokens_per_batch: int = 8192  # padded tokens in one forward pass; gradients add up
     weight_decay: float = 0.1
     max_gradient_norm: float = 1.0
     qk_clip_threshold: float = 100.0
     router_bias_rate: float = 0.001
-    quantize_from: float = 1.0  # share of the steps after which experts compute in INT4
+    quantize_from: int | None = None  # step from which the experts compute in INT4
     eval_every: int = 250
     save_every: int = 250
     threads: int = 2
@@ -52,9 +53,9 @@ class Schedule:
     def lr_at(self, step: int) -> float:
         """Learning rate of a step counted from 0."""
         warm = min(1.0, (step + 1) / max(self.warmup_steps, 1))
-        decay_from = self.steps * (1 - self.decay_share)
-        progress = max(0.0, (step + 1 - decay_from) / max(self.steps - decay_from, 1))
-        return warm * (self.final_lr + (self.lr - self.final_lr) * (1 - min(progress, 1.0)))
+        start = self.steps if self.decay_from is None else self.decay_from
+        fallen = max(0.0, (step + 1 - start) / max(self.steps - start, 1))
+        return warm * (self.lr + (self.final_lr - self.lr) * min(fallen, 1.0))
 
 
 @dataclass
@@ -72,9 +73,10 @@ class Trainer:
     def __post_init__(self) -> None:
         schedule = self.schedule
         torch.set_num_threads(schedule.threads)
-        self.optimizer = MuonClip(
-            parameter_groups(self.model), lr=schedule.lr, weight_decay=schedule.weight_decay
-        )
+        groups = parameter_groups(self.model)
+        for group in groups:
+            group["lr_scale"] = schedule.vocabulary_lr_scale if group["vocabulary"] else 1.0
+        self.optimizer = MuonClip(groups, lr=schedule.lr, weight_decay=schedule.weight_decay)
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def run(self, config: Any, resume: bool = False) -> Transformer:
@@ -103,7 +105,7 @@ class Trainer:
     def train_step(self) -> dict[str, Any]:
         """One optimizer step; returns what is worth logging."""
         schedule, started = self.schedule, time.perf_counter()
-        quantized = self.step >= schedule.quantize_from * schedule.steps
+        quantized = schedule.quantize_from is not None and self.step >= schedule.quantize_from
         set_fake_quantization(self.model, quantized)
         self.model.train()
         for attention in self.model.attentions():
@@ -125,7 +127,7 @@ class Trainer:
             )
         lr, optimizer_started = schedule.lr_at(self.step), time.perf_counter()
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["lr_scale"]
         self.optimizer.step()
         seen = [qk_clip(a, schedule.qk_clip_threshold) for a in self.model.attentions()]
         load = self.balance_routers()

@@ -14,7 +14,7 @@ CONFIG = dataclasses.replace(
     intermediate_size=64, moe_intermediate_size=32, n_routed_experts=4,
 )  # fmt: skip
 SCHEDULE = Schedule(steps=8, tokens_per_step=400, eval_every=4, save_every=3, warmup_steps=2,
-                    quantize_from=0.5, threads=1)  # fmt: skip
+                    quantize_from=4, threads=1)  # fmt: skip
 
 
 def make_sample(step):
@@ -61,7 +61,7 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_names_the_last_good_state
 
 
 def test_the_learning_rate_warms_up_stays_and_decays():
-    schedule = Schedule(steps=100, lr=1.0, warmup_steps=10, decay_share=0.5)
+    schedule = Schedule(steps=100, lr=1.0, warmup_steps=10, decay_from=50)
     rates = [schedule.lr_at(step) for step in range(100)]
     assert rates[0] == pytest.approx(0.1)
     assert rates[10:50] == [1.0] * 40
