@@ -62,10 +62,6 @@ class MarkerParser:
         return self._phase is Phase.REASONING
 
     @property
-    def in_arguments(self) -> bool:
-        return self._phase is Phase.ARGUMENTS
-
-    @property
     def in_tool_section(self) -> bool:
         return self._phase in (Phase.SECTION, Phase.CALL_ID, Phase.ARGUMENTS)
 

@@ -165,10 +165,6 @@ class StreamParser:
         return self._state is Phase.REASONING
 
     @property
-    def in_arguments(self) -> bool:
-        return self._state is Phase.ARGUMENTS
-
-    @property
     def in_tool_section(self) -> bool:
         return self._state in (Phase.SECTION, *_IN_CALL)
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from baltoro.chat.chat_model import ContentDelta, ReasoningDelta, ToolCallDelta
 from baltoro.chat.messages import Message, ToolCall
-from baltoro.chat.parser import Delta, ParsedReply, StreamParser
+from baltoro.chat.parser import Delta, ParsedReply, Phase, StreamParser
 from baltoro.chat.template import render_training
 from baltoro.chat.tokenizer import SPECIAL_OFFSETS, Tokenizer
 
@@ -381,14 +381,10 @@ def test_states_tell_where_the_reply_is(tokenizer: Tokenizer):
     special = tokenizer.special
     assert parser.in_reasoning
     parser.feed_token(special.tool_calls_section_begin)
-    assert (parser.in_reasoning, parser.in_tool_section, parser.in_arguments) == (
-        False,
-        True,
-        False,
-    )
+    assert (parser.in_reasoning, parser.in_tool_section) == (False, True)
     for id in (special.tool_call_begin, ord("f"), special.tool_call_argument_begin):
         parser.feed_token(id)
-    assert parser.in_arguments
+    assert parser.phase is Phase.ARGUMENTS
     parser.feed_token(special.im_end)
     assert parser.ended
     assert not parser.in_tool_section
