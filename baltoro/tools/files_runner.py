@@ -98,6 +98,11 @@ def read(path: Path) -> str:
         fail(f"{path} is no text in UTF-8.")
 
 
+def inside(workspace: Path, path: str) -> Path:
+    """The file that is meant: models write `/workspace/a`, `a` and `/a` for the same."""
+    return workspace / path.removeprefix(str(workspace)).lstrip("/")
+
+
 def fail(sentence: str) -> NoReturn:
     print(sentence)
     sys.exit(1)
@@ -106,7 +111,7 @@ def fail(sentence: str) -> NoReturn:
 def main() -> None:
     arguments = json.loads(sys.stdin.buffer.read())
     action = arguments.pop("action")
-    path = Path.cwd() / arguments.pop("path").lstrip("/").removeprefix("work/")
+    path = inside(Path.cwd(), arguments.pop("path"))
     wanted = {"view": ["line"], "write": ["text"], "replace": ["old", "new"]}
     names = wanted.get(action, ["pattern"])
     given = {name: arguments[name] for name in names if name in arguments}

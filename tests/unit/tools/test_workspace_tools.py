@@ -93,6 +93,8 @@ async def test_the_tools_share_files(workspace, session):
     )
     assert await use(session, code="open('/workspace/a/b.txt').read()") == "'one\\ntwo\\n'"
     assert await use(files, action="view", path=".") == "a/"
+    for path in ("a/b.txt", "/a/b.txt", "/workspace/a/b.txt"):
+        assert await use(files, action="view", path=path) == "    1 one\n    2 two\n    3 "
     changed = await use(files, action="replace", path="a/b.txt", old="two", new="three")
     assert "    2 three" in changed
     assert await use(files, action="search", path=".", pattern="th.ee") == "a/b.txt:2: three"
