@@ -13,14 +13,13 @@ then the tables of the package genai-prices, if it is installed.
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 from baltoro.chat.chat_model import Usage
-from baltoro.config import BaltoroError
+from baltoro.config import BaltoroError, read_toml
 
 MILLION = 1_000_000
 
@@ -74,10 +73,7 @@ def find_price(model: str, base_url: str | None = None, table: Path | None = Non
 
 
 def _from_table(model: str, path: Path) -> Price | None:
-    try:
-        entry = tomllib.loads(path.read_text(encoding="utf-8")).get(model)
-    except (OSError, tomllib.TOMLDecodeError) as error:
-        raise BaltoroError(f"cannot read the table of prices {path}: {error}.") from None
+    entry = read_toml(path).get(model)
     if entry is None:
         return None
     try:

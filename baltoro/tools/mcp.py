@@ -53,12 +53,11 @@ async def mcp_tools(servers: Sequence[str]) -> AsyncIterator[list[Tool]]:
     async with contextlib.AsyncExitStack() as stack:
         tools: list[Tool] = []
         for server in servers:
-            if re.match(r"https?://", server):
-                target: Any = server
-            else:
-                command, *arguments = shlex.split(server)
-                target = StdioServerParameters(command=command, args=arguments)
             try:
+                target: Any = server
+                if not re.match(r"https?://", server):
+                    command, *arguments = shlex.split(server)
+                    target = StdioServerParameters(command=command, args=arguments)
                 client = await stack.enter_async_context(Client(target))
                 listed = await client.list_tools()
             except Exception as error:

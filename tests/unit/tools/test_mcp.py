@@ -48,7 +48,8 @@ async def test_tools_of_a_server_work_like_any_other():
         assert "out of paper" in broken.text
 
 
-async def test_a_server_that_does_not_start_is_named():
-    with pytest.raises(BaltoroError, match=r"MCP server '/no/such/server' did not start"):
-        async with mcp_tools(["/no/such/server"]):
+@pytest.mark.parametrize("server", ["/no/such/server", "", "'unclosed"])
+async def test_a_server_that_does_not_start_is_named(server):
+    with pytest.raises(BaltoroError, match=f"MCP server '{server}' did not start"):
+        async with mcp_tools([server]):
             pass
