@@ -284,24 +284,28 @@ def _source_config(source: Path) -> tuple[ModelConfig, int | None]:
     """The configuration of unquantized weights, always to be written as bf16, and FP8's block."""
     where = source / "config.json"
     values = read_json(where)
-    inner: dict[str, Any] = values.get("text_config") or values
-    quantization = inner.pop("quantization_config", None) or values.pop("quantization_config", None)
-    values.pop("quantization_config", None)
+    found = values.pop("quantization_config", None)
+    inner = values.get("text_config")
+    inner = inner if isinstance(inner, dict) else values
+    quantization = inner.pop("quantization_config", None) or found
     if any(inner.get(key) == "float16" for key in ("torch_dtype", "dtype")):
         inner |= {"torch_dtype": "bfloat16", "dtype": "bfloat16"}
     config = ModelConfig.from_json(values, where=str(where))
     config = dataclasses.replace(config, torch_dtype="bfloat16")
     if not quantization:
         return config, None
-    if quantization.get("quant_method") == "compressed-tensors":
+    told: dict[str, Any] = quantization if isinstance(quantization, dict) else {}
+    if told.get("quant_method") == "compressed-tensors":
         raise BaltoroError(f"{where}: the weights are INT4 already. Use {source} as it is.")
-    block = quantization.get("weight_block_size")
-    if quantization.get("quant_method") != "fp8" or not block or block[0] != block[-1]:
+    block = told.get("weight_block_size")
+    size = block[0] if isinstance(block, list) and block else None
+    is_square = isinstance(size, int) and size > 0 and block == [size, size]
+    if told.get("quant_method") != "fp8" or not is_square:
         raise BaltoroError(
             f"{where}: quantization_config is {json.dumps(quantization)}; read are unquantized "
             "weights and FP8 (e4m3) with one scale for each square block."
         )
-    return config, int(block[0])
+    return config, size
 
 
 def _check_source(

@@ -105,6 +105,17 @@ def test_int4_is_not_quantized_again(tmp_path, config, weights):
         quantize(tmp_path / "source", tmp_path / "target")
 
 
+@pytest.mark.parametrize(
+    "scheme", ["fp8", {"quant_method": "fp8", "weight_block_size": 128}, {"quant_method": "awq"}]
+)
+def test_another_quantization_is_named(tmp_path, config, weights, scheme):
+    write_checkpoint(tmp_path / "source", config, weights.items())
+    path = tmp_path / "source" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"quantization_config": scheme}))
+    with pytest.raises(BaltoroError, match="read are unquantized weights and FP8"):
+        quantize(tmp_path / "source", tmp_path / "target")
+
+
 def test_damage_of_the_source_is_named(tmp_path, config, weights, edit_header):
     write_checkpoint(tmp_path / "source", config, weights.items())
     path = tmp_path / "source" / "model.safetensors"
