@@ -8,13 +8,16 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import math
 import re
 import tomllib
+import types
+import typing
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 T = TypeVar("T")
 
@@ -243,7 +246,7 @@ class _ConfigReader:
 
     def check_model_type(self) -> None:
         found = self.values.get("model_type")
-        if found not in _ARCHITECTURES:
+        if found not in list(_ARCHITECTURES):
             raise self.fail(
                 f"model_type is {json.dumps(found)}; supported are "
                 f"{', '.join(map(json.dumps, _ARCHITECTURES))}. Another architecture cannot be run."
@@ -275,11 +278,12 @@ class _ConfigReader:
 
     def leading_dense_layers(self) -> int:
         """`first_k_dense_replace` from the list that transformers 5 writes in its place."""
-        types: list[Any] = self.values.get(_LAYER_TYPES) or []
-        dense = next((i for i, kind in enumerate(types) if kind != "dense"), len(types))
-        if any(kind != "sparse" for kind in types[dense:]):
+        found = self.values.get(_LAYER_TYPES)
+        kinds = found if isinstance(found, list) else []
+        dense = next((i for i, kind in enumerate(kinds) if kind != "dense"), len(kinds))
+        if not kinds or any(kind != "sparse" for kind in kinds[dense:]):
             raise self.fail(
-                f'{_LAYER_TYPES} is {json.dumps(types)}; supported are "dense" layers and '
+                f'{_LAYER_TYPES} is {json.dumps(found)}; supported are "dense" layers and '
                 'behind them "sparse" ones.'
             )
         return dense
@@ -290,7 +294,7 @@ class _ConfigReader:
         if kind == "int" and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
             raise self.fail(f"{key} is {json.dumps(value)}, but must be a whole number.")
         if kind == "float":
-            if not isinstance(value, int | float) or isinstance(value, bool) or value <= 0:
+            if not _is_number(value) or value <= 0:
                 raise self.fail(f"{key} is {json.dumps(value)}, but must be a positive number.")
             return float(value)
         return value
@@ -323,12 +327,12 @@ class _ConfigReader:
         theta = self.typed("rope_theta", theta, "float")
         if scaling.pop("partial_rotary_factor", 1.0) != 1.0:
             raise self.fail(f"{key}.partial_rotary_factor must be 1.0; only that is supported.")
-        names = {scaling.pop(name) for name in ("rope_type", "type") if scaling.get(name)}
-        if names <= {"default"} and not scaling:
+        names = [scaling.pop(name) for name in ("type", "rope_type") if scaling.get(name)]
+        if not scaling and all(name == "default" for name in names):
             return theta, None
-        if names != {"yarn"}:
+        if not names or any(name != "yarn" for name in names):
             raise self.fail(
-                f"{key} has the type {json.dumps(sorted(names))}, which changes the computation; "
+                f"{key} has the type {json.dumps(names)}, which changes the computation; "
                 'only "yarn", or no scaling, is supported.'
             )
         return theta, self.yarn(key, scaling)
@@ -546,7 +550,13 @@ def _check_quantization(found: Mapping[str, Any], queries: Iterable[str], fail: 
     ignore = found.get("ignore") or []
     if not isinstance(ignore, list) or not all(isinstance(p, str) for p in ignore):
         raise fail(f"quantization_config.ignore is {json.dumps(ignore)}, but must list names.")
-    _check_ignore(ignore, queries, fail)
+    try:
+        _check_ignore(ignore, queries, fail)
+    except re.error as error:
+        raise fail(
+            f"quantization_config.ignore has {json.dumps(error.pattern)}, which is no regular "
+            f"expression: {error}."
+        ) from None
 
 
 def _check_ignore(ignore: list[str], queries: Iterable[str], fail: Any) -> None:
@@ -603,22 +613,66 @@ def read_toml(path: str | Path) -> dict[str, Any]:
         raise BaltoroError(f"{path} is not valid TOML: {error}.") from None
 
 
-def from_mapping(cls: type[T], values: Mapping[str, Any], where: str) -> T:
-    """Build the dataclass `cls` from a mapping, refusing unknown and missing keys.
+def from_mapping(cls: type[T], values: Any, where: str) -> T:
+    """Build the dataclass `cls` from a mapping, refusing unknown and missing keys and wrong types.
 
-    Raises `BaltoroError` that names the key, `where` it stands, and the nearest known key.
+    Raises `BaltoroError` that names the key, `where` it stands, and what it must be.
     """
+    if not isinstance(values, Mapping):
+        raise BaltoroError(f"{where} is {values!r}, but must be a table.")
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    for key in values:
+    kinds = typing.get_type_hints(cls)
+    for key, value in values.items():
         if key not in fields:
             near = difflib.get_close_matches(key, fields, n=1)
             hint = f" Did you mean '{near[0]}'?" if near else f" Known keys: {', '.join(fields)}."
             raise BaltoroError(f"{where}: unknown key '{key}'.{hint}")
+        if not _is_a(value, kinds[key]):
+            raise BaltoroError(f"{where}: {key} is {value!r}, but must be {_named(kinds[key])}.")
     no_default = (dataclasses.MISSING, dataclasses.MISSING)
     for name, f in fields.items():
         if name not in values and (f.default, f.default_factory) == no_default:
             raise BaltoroError(f"{where}: key '{name}' is missing.")
-    return cls(**values)
+    tuples = {k: tuple(v) for k, v in values.items() if typing.get_origin(kinds[k]) is tuple}
+    return cls(**values | tuples)
+
+
+def _is_number(value: Any) -> bool:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and math.isfinite(value)
+
+
+def _is_a(value: Any, kind: Any) -> bool:
+    """Whether a value from a file is what a field is annotated with; a whole number is a number."""
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if kind is Any:
+        return True
+    if kind in (int, float):
+        return _is_number(value) and isinstance(value, kind | int)
+    if origin is Literal:
+        return value in inner
+    if origin in (types.UnionType, typing.Union):
+        return any(_is_a(value, each) for each in inner)
+    if origin in (list, tuple):  # TOML has lists only
+        return isinstance(value, list | tuple) and all(_is_a(each, inner[0]) for each in value)
+    if origin is not None:
+        return isinstance(value, origin) and all(_is_a(each, inner[1]) for each in value.values())
+    return isinstance(value, kind)
+
+
+def _named(kind: Any) -> str:
+    """A type in the words of a file's author."""
+    names = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Literal:
+        return " or ".join(map(repr, inner))
+    if origin in (types.UnionType, typing.Union):
+        return " or ".join(_named(each) for each in inner if each is not types.NoneType)
+    if origin in (list, tuple):
+        return f"a list, each of it {_named(inner[0])}"
+    if origin is not None and inner[1] is not Any:
+        return f"a table, each value {_named(inner[1])}"
+    return names.get(kind, "a table")
 
 
 def load_toml(cls: type[T], path: str | Path) -> T:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from baltoro.config import BaltoroError
 from baltoro.rl.loss import GRPO, MirrorDescent, Objective, Rejection
@@ -26,7 +26,7 @@ class RlConfig:
     temperature: float = 1.0  # of the first step; it falls in a straight line
     final_temperature: float = 1.0  # of the last
 
-    objective: str = "mirror_descent"  # or "grpo" or "rejection"
+    objective: Literal["mirror_descent", "grpo", "rejection"] = "mirror_descent"
     tau: float = 0.1  # of mirror descent: how much a sample's log-ratio weighs beside its reward
     clip: float = 0.2  # of grpo: how far from 1 a ratio counts
     updates: int = 1  # optimizer steps on the same rollouts
@@ -36,7 +36,7 @@ class RlConfig:
 
     router_replay: bool = True  # train with the experts that the engine chose
     quantize: bool = True  # train with INT4 experts, as the engine computes
-    activations: str = "int8"  # of the engine: "int8" or "f32"
+    activations: Literal["int8", "f32"] = "int8"  # of the engine
     yarn: dict[str, Any] = field(default_factory=dict)  # fields of YarnConfig that change
     max_context: int = 2048  # tokens of prompt and replies together
     endpoint: str = ""  # take rollouts from there instead of the engine in this process
@@ -45,11 +45,6 @@ class RlConfig:
     eval_problems: int = 32  # unseen ones of each task, each time the run looks at them
 
     def __post_init__(self) -> None:
-        if self.objective not in ("mirror_descent", "grpo", "rejection"):
-            raise BaltoroError(
-                f"objective is '{self.objective}'; it must be 'mirror_descent' or 'grpo', or "
-                "'rejection' for comparison."
-            )
         if self.group_size < 2:
             raise BaltoroError(
                 f"group_size is {self.group_size}; an attempt is judged beside others of its "

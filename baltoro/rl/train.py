@@ -83,7 +83,7 @@ def make_policy(config: RlConfig, model: Transformer, tokenizer: Tokenizer, thre
     return EnginePolicy(
         model,
         tokenizer,
-        activations="f32" if config.activations == "f32" else "int8",
+        activations=config.activations,
         threads=threads,
         max_context=config.max_context,
         num_sequences=config.concurrency,

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-from baltoro.config import BaltoroError
+from typing import Literal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,17 +23,13 @@ class Schedule:
     qk_clip_threshold: float = 100.0
     router_bias_rate: float = 0.001
     quantize_from: int | None = None  # step from which the experts compute in INT4
-    precision: str = "f32"  # of the forward pass: "f32" or "bf16"; the weights stay in f32
+    precision: Literal["f32", "bf16"] = "f32"  # of the forward pass; the weights stay in f32
     skip_above: float | None = None  # leave a step out whose gradient is this many times the usual
     eval_every: int = 250
     save_every: int = 250
     threads: int = 2
     expert_parallel: int = 1  # ranks among which a layer's experts are divided; divides all ranks
     seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.precision not in ("f32", "bf16"):
-            raise BaltoroError(f"precision is '{self.precision}'; it must be 'f32' or 'bf16'.")
 
     def lr_at(self, step: int) -> float:
         """Learning rate of a step counted from 0."""
