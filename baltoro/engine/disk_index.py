@@ -2,9 +2,9 @@
 
     FOLDER/ab/ab...-cd....block     digest and parent's digest, 32 hexadecimal digits of each
 
-A block is of use only together with all that come before it, so only blocks that none on disk
-follows are given up, the least recently used first. The times of the files carry the order from
-one run to the next.
+A block is of use only together with all that come before it, so it counts as used whenever one
+that follows it is: given up are the ends of conversations, the least recently used first. The times
+of the files carry the order from one run to the next.
 """
 
 from __future__ import annotations
@@ -12,22 +12,19 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections import Counter, OrderedDict
+import struct
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 DIGEST_BYTES = 16  # of a digest in a file's name
+# A block takes 200 bytes of memory here. No more are kept, of a large folder one for each MiB, so
+# that the index stays below 13 MB, or a five-thousandth of the folder.
+MOST_BLOCKS = 65_536
 _NAME = re.compile(r"([0-9a-f]{32})-([0-9a-f]{32})\.block")
+_ENTRY = struct.Struct(f"<{DIGEST_BYTES}sQ")  # the parent's digest and the file's size: one object
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class _Entry:
-    parent: bytes
-    size: int
 
 
 class DiskIndex:
@@ -37,9 +34,8 @@ class DiskIndex:
         """Reads the folder; what a killed process has left half-written is removed."""
         self.folder = folder
         self.total_bytes = 0
-        # Least recently used first, each block after all that follow it in a conversation.
-        self._entries: OrderedDict[bytes, _Entry] = OrderedDict()
-        self._followers: Counter[bytes] = Counter()  # how many name this digest as their parent
+        # `_ENTRY` by digest, least recently used first, each after all that follow it.
+        self._entries: dict[bytes, bytes] = {}
         folder.mkdir(parents=True, exist_ok=True)
         self._restore(self._scan())
 
@@ -55,51 +51,58 @@ class DiskIndex:
 
     def add(self, digest: bytes, parent: bytes, size: int) -> None:
         """Take note of a file that has been written."""
-        digest, parent = digest[:DIGEST_BYTES], parent[:DIGEST_BYTES]
+        digest = digest[:DIGEST_BYTES]
         assert digest not in self._entries
-        self._insert(digest, _Entry(parent, size))
+        self._insert(digest, _ENTRY.pack(parent[:DIGEST_BYTES], size))
         self._touch(digest)
 
     def used(self, digests: Iterable[bytes]) -> None:
         """Take note that a conversation's blocks have been read, in its order."""
+        first = None
         for digest in reversed(list(digests)):
             if digest in self:
-                self._entries.move_to_end(digest[:DIGEST_BYTES])
+                first = digest[:DIGEST_BYTES]
+                self._to_end(first)
                 with suppress(OSError):
-                    entry = self._entries[digest[:DIGEST_BYTES]]
-                    os.utime(self.path(digest, entry.parent))
+                    os.utime(self.path(first, self._parent(first)))
+        if first is not None:
+            self._touch(first)
 
     def remove(self, digest: bytes) -> None:
         """Delete a block's file."""
-        entry = self._entries.pop(digest[:DIGEST_BYTES], None)
-        if entry is None:
+        digest = digest[:DIGEST_BYTES]
+        if (entry := self._entries.pop(digest, None)) is None:
             return
-        self.total_bytes -= entry.size
-        self._followers[entry.parent] -= 1
-        if not self._followers[entry.parent]:
-            del self._followers[entry.parent]
+        parent, size = _ENTRY.unpack(entry)
+        self.total_bytes -= size
         with suppress(OSError):
-            self.path(digest, entry.parent).unlink()
+            self.path(digest, parent).unlink()
 
     def make_room(self, size: int, max_bytes: int) -> int:
-        """Give up blocks until `size` more bytes fit; how many were given up."""
-        count = 0
-        while self._entries and self.total_bytes + size > max_bytes:
-            self.remove(next(d for d in self._entries if d not in self._followers))
+        """Give up blocks until one of `size` more bytes fits; how many were given up."""
+        most, count = max(MOST_BLOCKS, max_bytes >> 20), 0
+        while self._entries and (self.total_bytes + size > max_bytes or len(self) >= most):
+            self.remove(next(iter(self._entries)))
             count += 1
         return count
 
-    def _insert(self, digest: bytes, entry: _Entry) -> None:
+    def _insert(self, digest: bytes, entry: bytes) -> None:
         self._entries[digest] = entry
-        self.total_bytes += entry.size
-        self._followers[entry.parent] += 1
+        self.total_bytes += _ENTRY.unpack(entry)[1]
+
+    def _parent(self, digest: bytes) -> bytes:
+        return _ENTRY.unpack(self._entries[digest])[0]
+
+    def _to_end(self, digest: bytes) -> None:
+        self._entries[digest] = self._entries.pop(digest)
 
     def _touch(self, digest: bytes) -> None:
+        """A block and all before it are the ones used last, it before them."""
         while digest in self._entries:
-            self._entries.move_to_end(digest)
-            digest = self._entries[digest].parent
+            self._to_end(digest)
+            digest = self._parent(digest)
 
-    def _scan(self) -> Iterator[tuple[float, bytes, _Entry]]:
+    def _scan(self) -> Iterator[tuple[float, bytes, bytes]]:
         for path in self.folder.glob("??/*"):
             if path.suffix == ".tmp":
                 log.warning("%s was not written to its end; it is dropped.", path)
@@ -107,9 +110,9 @@ class DiskIndex:
             elif match := _NAME.fullmatch(path.name):
                 state = path.stat()
                 digest, parent = bytes.fromhex(match[1]), bytes.fromhex(match[2])
-                yield state.st_mtime, digest, _Entry(parent, state.st_size)
+                yield state.st_mtime, digest, _ENTRY.pack(parent, state.st_size)
 
-    def _restore(self, found: Iterable[tuple[float, bytes, _Entry]]) -> None:
+    def _restore(self, found: Iterable[tuple[float, bytes, bytes]]) -> None:
         """Order the files by their times, but none before a block that follows it."""
         newest_first = sorted(found, key=lambda item: item[0], reverse=True)
         entries = {digest: entry for _, digest, entry in newest_first}
@@ -118,7 +121,7 @@ class DiskIndex:
             line = []
             while digest in entries and digest not in order:
                 line.append(digest)
-                digest = entries[digest].parent
+                digest = _ENTRY.unpack(entries[digest])[0]
             order |= dict.fromkeys(reversed(line))
         for digest in reversed(order):
             self._insert(digest, entries[digest])

@@ -9,17 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import threading
 from array import array
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 
 from baltoro.chat.messages import Message, Tool
 from baltoro.chat.tokenizer import Tokenizer
+from baltoro.engine.kept_bytes import KEY_BYTES, KeptBytes
 
-# Where a text stands in a turn: how many special tokens come before it, and its hash.
-_Place = tuple[int, bytes]
-_Turn = dict[_Place, "array[int]"]
+MAX_BYTES = 8 << 20  # of memory: 30,000 short texts, or two million ids of long ones
 
 
 def conversation_keys(messages: Sequence[Message], tools: Sequence[Tool]) -> list[bytes]:
@@ -42,30 +39,22 @@ def keys_after(key: bytes, messages: Sequence[Message]) -> list[bytes]:
 class GeneratedTurns:
     """Remembers texts whose generated ids are not what the tokenizer makes of them.
 
-    Oldest turns are forgotten when more than `max_tokens` ids or `max_turns` turns are kept; a turn
-    of few ids takes some hundred bytes all the same.
+    They take `max_bytes` of memory at most; those not seen for longest are forgotten.
     """
 
-    def __init__(self, tokenizer: Tokenizer, max_tokens: int = 1_000_000, max_turns: int = 20_000):
+    def __init__(self, tokenizer: Tokenizer, max_bytes: int = MAX_BYTES):
         self._tokenizer = tokenizer
-        self._room = max_tokens
-        self._max_turns = max_turns
-        self._turns: OrderedDict[bytes, _Turn] = OrderedDict()
-        self._lock = threading.Lock()
+        self._kept = KeptBytes(max_bytes)
 
     def remember(self, key: bytes, generated_ids: Sequence[int]) -> None:
         """Keep a reply to the conversation `key`."""
-        unusual: _Turn = {}
         for num_specials, ids in self._segments(generated_ids):
             if self._is_special(ids):
                 continue
             text = self._tokenizer.decode(ids)
             place, written = self._tokenizer.form.place(num_specials, text)
             if written != text or self._tokenizer.encode(text) != ids:
-                unusual[place, _hash(written)] = array("i", ids)
-        if unusual:
-            with self._lock:
-                self._keep(key, unusual)
+                self._kept.keep(_text_key(key, place, written), array("i", ids).tobytes())
 
     def restore(
         self, prompt_ids: list[int], messages: Sequence[Message], keys: Sequence[bytes]
@@ -74,44 +63,32 @@ class GeneratedTurns:
 
         `keys` are the conversation's, from `conversation_keys`.
         """
-        with self._lock:
-            turns = [
-                self._turns.get(key, {})
-                for key, message in zip(keys, messages, strict=False)
-                if message["role"] == "assistant"
-            ]
-        if not any(turns):
+        said_after = [
+            key
+            for key, message in zip(keys, messages, strict=False)
+            if message["role"] == "assistant"
+        ]
+        if not said_after or not len(self._kept):
             return prompt_ids
         # Text has no special tokens, so the marks of turns can only be the template's own.
         bodies = self._tokenizer.form.bodies(prompt_ids)
-        if len(bodies) != len(turns):  # a template that joins turns or leaves one out
+        if len(bodies) != len(said_after):  # a template that joins turns or leaves one out
             return prompt_ids
         result: list[int] = []
         start = 0
-        for (body, end), turn in zip(bodies, turns, strict=True):
-            result += prompt_ids[start:body] + self._restored(prompt_ids[body:end], turn)
+        for (body, end), key in zip(bodies, said_after, strict=True):
+            result += prompt_ids[start:body] + self._restored(prompt_ids[body:end], key)
             start = end
         return result + prompt_ids[start:]
 
-    def _keep(self, key: bytes, unusual: _Turn) -> None:
-        turn = self._turns.pop(key, {})
-        self._room += _num_tokens(turn)
-        turn = turn | unusual
-        self._turns[key] = turn
-        self._room -= _num_tokens(turn)
-        while self._turns and (self._room < 0 or len(self._turns) > self._max_turns):
-            _, forgotten = self._turns.popitem(last=False)
-            self._room += _num_tokens(forgotten)
-
-    def _restored(self, body: list[int], turn: _Turn) -> list[int]:
-        if not turn:
-            return body
+    def _restored(self, body: list[int], key: bytes) -> list[int]:
         result: list[int] = []
         for num_specials, ids in self._segments(body):
             if not self._is_special(ids):
                 text = self._tokenizer.decode(ids)
                 place, written = self._tokenizer.form.place(num_specials, text)
-                ids = turn.get((place, _hash(written)), ids)
+                if (kept := self._kept.get(_text_key(key, place, written))) is not None:
+                    ids = array("i", kept).tolist()
             result += ids
         return result
 
@@ -135,9 +112,11 @@ class GeneratedTurns:
         return self._tokenizer.is_special(segment[0])
 
 
-def _num_tokens(turn: _Turn) -> int:
-    return sum(len(ids) for ids in turn.values())
+def _text_key(key: bytes, place: int, text: str) -> bytes:
+    """Of a text in the turn after the conversation `key`; `place` is the reply form's."""
+    return _hash(f"{place} {text}", key)
 
 
 def _hash(text: str, before: bytes = b"") -> bytes:
-    return hashlib.sha256(before + text.encode("utf-8", errors="surrogatepass")).digest()[:16]
+    said = before + text.encode("utf-8", errors="surrogatepass")
+    return hashlib.sha256(said).digest()[:KEY_BYTES]

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import threading
-from collections import OrderedDict
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from typing import Any
@@ -18,18 +16,16 @@ from typing import Any
 from baltoro.chat.chat_model import Completion, Event
 from baltoro.chat.messages import Message
 from baltoro.chat.template import with_native_ids
+from baltoro.engine.kept_bytes import KEY_BYTES, KeptBytes
 
-Key = tuple[bytes, str]  # of the conversation, and the id of a call
+MAX_BYTES = 16 << 20  # of memory: 50,000 thoughts of a line, or 16 million letters of long ones
 
 
 class ReasoningStore:
-    """Forgets the oldest beyond `max_turns` or `max_characters`."""
+    """Keeps what takes `max_bytes` of memory; what nobody has asked for longest goes first."""
 
-    def __init__(self, max_turns: int = 20_000, max_characters: int = 32_000_000):
-        self._max_turns = max_turns
-        self._room = max_characters
-        self._kept: OrderedDict[Key, str] = OrderedDict()
-        self._lock = threading.Lock()
+    def __init__(self, max_bytes: int = MAX_BYTES):
+        self._kept = KeptBytes(max_bytes)
 
     def restored(self, messages: Sequence[Message], scope: str) -> list[Message]:
         """The conversation with the thinking of its calls where it is absent and known.
@@ -42,10 +38,10 @@ class ReasoningStore:
             calls = message.get("tool_calls")
             if not calls or message.get("reasoning_content") is not None:
                 continue
-            with self._lock:
-                reasoning = self._kept.get((before, calls[0]["id"]))
+            reasoning = self._kept.get(_key(before, calls[0]["id"]))
             if reasoning is not None:
-                result[i] = {**messages[i], "reasoning_content": reasoning}
+                text = reasoning.decode(errors="surrogatepass")
+                result[i] = {**messages[i], "reasoning_content": text}
         return result
 
     async def remembering(
@@ -56,17 +52,15 @@ class ReasoningStore:
             async for event in stream:
                 if isinstance(event, Completion) and event.tool_calls and event.reasoning_content:
                     *_, before = _keys([*messages, {"role": "assistant"}], scope)
-                    self._keep((before, event.tool_calls[0].id), event.reasoning_content)
+                    reasoning = event.reasoning_content.encode(errors="surrogatepass")
+                    self._kept.keep(_key(before, event.tool_calls[0].id), reasoning)
                 yield event
 
-    def _keep(self, key: Key, reasoning: str) -> None:
-        with self._lock:
-            self._room += len(self._kept.pop(key, ""))
-            self._kept[key] = reasoning
-            self._room -= len(reasoning)
-            while self._kept and (self._room < 0 or len(self._kept) > self._max_turns):
-                _, forgotten = self._kept.popitem(last=False)
-                self._room += len(forgotten)
+
+def _key(before: bytes, call_id: str) -> bytes:
+    """Of a turn: `before` stands for the conversation before it."""
+    said = call_id.encode(errors="surrogatepass")
+    return hashlib.sha256(before + said).digest()[:KEY_BYTES]
 
 
 def _keys(messages: Sequence[Message], scope: str) -> Iterator[bytes]:

@@ -19,6 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ledger import Ledger
+from memory_kit import bytes_kept_by
 
 from baltoro.config import BaltoroError
 from baltoro.engine.block_file import (
@@ -214,6 +215,24 @@ def test_whatever_was_stored_no_block_loses_the_one_before_it(
         for which in range(4):
             there = [name.digest in again for name in conversation(1000 * which, 6)]
             assert all(before or not after for before, after in pairwise(there))
+
+
+def test_the_index_keeps_to_a_number_of_blocks(opened: Open, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("baltoro.engine.disk_index.MOST_BLOCKS", 4)
+    cache, old, new = opened(), conversation(0, 3), conversation(1000, 2)
+    store(cache, old)
+    store(cache, new)
+    assert [cache.has(name.digest) for name in old + new] == [True, True, False, True, True]
+
+
+def test_a_block_takes_little_memory_of_the_index(tmp_path: Path):
+    index, blocks = DiskIndex(tmp_path), 2000
+
+    def fill() -> None:
+        for name in conversation(0, blocks):
+            index.add(name.digest, name.parent, 25_000)
+
+    assert bytes_kept_by(fill) < 220 * blocks
 
 
 def test_what_was_half_written_is_removed_at_the_next_start(opened: Open, tmp_path: Path):

@@ -95,8 +95,8 @@ def test_text_that_is_not_utf8_comes_back_as_its_bytes(pairs: Tokenizer):
     assert 0xFF in restored
 
 
-def test_the_oldest_turns_are_forgotten(pairs: Tokenizer):
-    turns = GeneratedTurns(pairs, max_tokens=100)
+def test_turns_that_nobody_came_back_to_are_forgotten(pairs: Tokenizer):
+    turns = GeneratedTurns(pairs, max_bytes=1000)
     conversations: list[list[Message]] = [
         [{"role": "user", "content": str(number)}, {"role": "assistant", "content": "ab" * 20}]
         for number in range(3)
@@ -109,17 +109,6 @@ def test_the_oldest_turns_are_forgotten(pairs: Tokenizer):
         rendered = render(pairs, conversation)
         keys = conversation_keys(conversation, [])
         known.append(turns.restore(rendered, conversation, keys) != rendered)
-    assert known == [False, True, True]
-
-
-def test_short_turns_do_not_pile_up(pairs: Tokenizer):
-    turns = GeneratedTurns(pairs, max_turns=2)
-    keys = [conversation_keys([{"role": "user", "content": str(n)}], [])[-1] for n in range(3)]
-    for key in keys:
-        turns.remember(key, turn_ids(pairs, [], [97, 98]))
-    said: list[Message] = [{"role": "assistant", "content": "ab"}]
-    rendered = render(pairs, said)
-    known = [turns.restore(rendered, said, [key]) != rendered for key in keys]
     assert known == [False, True, True]
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from baltoro.chat.chat_model import ToolChoice
+from baltoro.chat.chat_model import Completion, ToolChoice, Usage
+from baltoro.chat.messages import ToolCall
 from baltoro.server.reasoning import ReasoningStore
 
 TOOLS = [
@@ -149,12 +150,36 @@ def test_no_conversation_gets_the_thinking_of_another(scripted):
     assert reasoning_seen(server, history(None), Authorization="Bearer other") is None
 
 
-def test_a_store_forgets_the_oldest():
-    store = ReasoningStore(max_turns=2)
-    for n in range(3):
-        store._keep((b"", str(n)), "x")
-    assert [key[1] for key in store._kept] == ["1", "2"]
-    small = ReasoningStore(max_characters=10)
-    small._keep((b"", "a"), "x" * 8)
-    small._keep((b"", "b"), "y" * 8)
-    assert [key[1] for key in small._kept] == ["b"]
+async def thought(store: ReasoningStore, question: str, thinking: str) -> None:
+    """A reply with a call passes the store."""
+
+    async def reply():
+        yield Completion(
+            reasoning_content=thinking,
+            content=None,
+            tool_calls=[ToolCall("functions.look:0", "look", '{"at":1}')],
+            finish_reason="tool_calls",
+            usage=Usage(prompt=1, completion=1, reasoning=1, cached=0),
+        )
+
+    asked = [{"role": "user", "content": question}]
+    assert [_ async for _ in store.remembering(reply(), asked, "")]
+
+
+def recalled(store: ReasoningStore, question: str) -> str | None:
+    turns = [{"role": "user", "content": question}, *history(None)[1:]]
+    return store.restored(turns, "")[1].get("reasoning_content")
+
+
+async def test_what_nobody_asks_for_is_forgotten_first():
+    store = ReasoningStore(max_bytes=2000)
+    for n in range(4):
+        await thought(store, str(n), "x" * 300)
+        assert recalled(store, "0") == "x" * 300
+    assert [recalled(store, str(n)) for n in (1, 3)] == [None, "x" * 300]
+
+
+async def test_thinking_with_half_a_surrogate_pair_is_put_back_as_it_was():
+    store = ReasoningStore()
+    await thought(store, "q", "\ud83d\ude00\ud83d")
+    assert recalled(store, "q") == "\ud83d\ude00\ud83d"
