@@ -32,9 +32,7 @@ def write(tmp_path, text):
 def test_a_run_is_read_and_written_resolved(tmp_path):
     text = 'model = "tiny"\nlr = 1\nquantize_from = 5\nsizes = [2, 4]\nmixture = { sums = 0.5 }\n'
     config = load_toml(RunConfig, write(tmp_path, text))
-    wanted = RunConfig(
-        model="tiny", lr=1, quantize_from=5, sizes=(2, 4), mixture={"sums": 0.5}
-    )
+    wanted = RunConfig(model="tiny", lr=1, quantize_from=5, sizes=(2, 4), mixture={"sums": 0.5})
     assert config == wanted
     assert json.loads(to_json(config))["group_size"] == 16
 

@@ -295,7 +295,10 @@ def test_a_file_of_assumptions_changes_what_it_names(tmp_path):
         ("[training]\nmicro_batch = 1.5\n", "micro_batch is 1.5, but must be a whole number."),
         ("[training]\nrecompute = 'some'\n", "must be 'nothing' or 'selective' or 'layers'."),
         ("[training]\ntokens = nan\n", "tokens is nan, but must be a number."),
-        ("[serving]\nbatches = 4\n", "batches is 4, but must be a list, each of it a whole number."),
+        (
+            "[serving]\nbatches = 4\n",
+            "batches is 4, but must be a list, each of it a whole number.",
+        ),
         ("ranges.tokens = 3\n", "ranges.tokens is 3, but must be a table."),
         ("[training]\nzero_stage = 4\n", "known are 0, 1, 2 and 3."),
         ("[ranges.devices]\nlow = 1\nhigh = 2\nreason = ''\n", "one of tokens, context"),
