@@ -133,7 +133,7 @@ def unseen(tokenizer: Tokenizer, phase: Phase, problems: int) -> list[Sample]:
 
 def accuracy(model: Transformer, samples: Sequence[Sample]) -> dict[str, float]:
     """Share of solutions that greedy decoding would follow, with its 95 % interval."""
-    exact = teacher_forced(model, list(samples), pad_id=0)["exact"]
+    exact = teacher_forced(model, list(samples))["exact"]
     low, high = wilson(round(exact * len(samples)), len(samples))
     return {"exact": exact, "low": low, "high": high, "n": len(samples)}
 

@@ -2,16 +2,17 @@
 
     python benchmarks/train_speed.py --threads 2
 
-Both compute the loss of the same batches in float32, in turns: rows of random tokens that are all
+Both compute the loss of the same samples in float32, in turns: rows of random tokens that are all
 learned, and what the recipe's `sft` stage learns in a step, where only the assistant's tokens are.
-The result counts tokens in a second, padding not among them; the largest difference of the losses
-is among the details.
+Ours has its samples one behind the other, theirs has rows of similar length that are padded, which
+is all it can do on a CPU. The result counts tokens in a second, padding not among them; the
+difference of the losses is among the details.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from baltoro.bench.record import Measure, Record, compare
 from baltoro.chat.tokenizer import Tokenizer
 from baltoro.config import from_mapping, load_toml
 from baltoro.model.transformer import Transformer
-from baltoro.train.data import Batch, draw_samples, make_batches
+from baltoro.train.data import Sample, draw_samples, make_batches
 from baltoro.train.load import load_model
 from baltoro.train.loss import summed_cross_entropy
 from baltoro.train.sft import Phase, SftConfig, demonstration
@@ -35,78 +36,111 @@ ROWS, LENGTH = 16, 512
 RECIPE = Path("recipes/tiny/sft.toml")
 EXPERTS = ("eager", "batched_mm", "grouped_mm")  # transformers' ways to compute them
 NOT_LEARNED = -100
+SHORTEST_ROW = 0.7  # of its batch's longest: padding costs the peer as much time as tokens do
+
+Losses = Callable[[], Iterator[Tensor]]
 
 
-def own_loss(model: Transformer, batch: Batch) -> Tensor:
-    hidden, head = model.hidden_and_head(batch.inputs)
-    return summed_cross_entropy(hidden[batch.learned], head, batch.targets[batch.learned])
+def own_losses(model: Transformer, samples: list[Sample]) -> Losses:
+    """The summed losses of batch after batch."""
+    batches = make_batches(samples, ROWS * LENGTH)
+
+    def losses() -> Iterator[Tensor]:
+        for batch in batches:
+            hidden, head = model.hidden_and_head(batch.inputs, batch.lengths)
+            yield summed_cross_entropy(hidden[batch.learned], head, batch.targets[batch.learned])
+
+    return losses
 
 
-def peer_loss(model: nn.Module, batch: Batch) -> Tensor:
-    logits = model(batch.inputs, use_cache=False).logits
-    targets = batch.targets.masked_fill(~batch.learned, NOT_LEARNED)
-    return F.cross_entropy(
-        logits.flatten(0, 1), targets.flatten(), ignore_index=NOT_LEARNED, reduction="sum"
-    )
+def peer_losses(model: nn.Module, samples: list[Sample]) -> Losses:
+    batches = padded_batches(samples, ROWS * LENGTH)
+
+    def losses() -> Iterator[Tensor]:
+        for inputs, targets in batches:
+            logits = model(inputs, use_cache=False).logits
+            yield F.cross_entropy(
+                logits.flatten(0, 1), targets.flatten(), ignore_index=NOT_LEARNED, reduction="sum"
+            )
+
+    return losses
 
 
-def cases(small: bool) -> Iterator[tuple[str, int, list[Batch]]]:
-    """What is learned from, in words, and how many tokens that are."""
+def padded_batches(samples: list[Sample], max_tokens: int) -> list[tuple[Tensor, Tensor]]:
+    """Inputs and targets (B, T) of samples of similar length, at most `max_tokens` each."""
+    batches = []
+    rest = sorted(samples, key=lambda sample: len(sample[0]), reverse=True)
+    while rest:
+        longest = len(rest[0][0])
+        rows = rest[: max(1, max_tokens // longest)]
+        rows = [row for row in rows if len(row[0]) >= SHORTEST_ROW * longest]
+        rest = rest[len(rows) :]
+        inputs = torch.zeros(len(rows), longest - 1, dtype=torch.int64)
+        targets = torch.full_like(inputs, NOT_LEARNED)
+        for row, (ids, mask) in enumerate(rows):
+            inputs[row, : len(ids) - 1] = torch.tensor(ids[:-1])
+            pairs = zip(ids[1:], mask[1:], strict=True)
+            targets[row, : len(ids) - 1] = torch.tensor([i if m else NOT_LEARNED for i, m in pairs])
+        batches.append((inputs, targets))
+    return batches
+
+
+def cases(small: bool) -> Iterator[tuple[str, list[Sample]]]:
+    """What is learned from, in words."""
     rows, length = (2, 64) if small else (ROWS, LENGTH)
-    ids = torch.randint(256, 4000, (rows, length + 1))
-    learned = torch.ones(rows, length, dtype=torch.bool)
-    yield f"{rows} x {length} tokens", rows * length, [Batch(ids[:, :-1], ids[:, 1:], learned)]
+    ids = torch.randint(256, 4000, (rows, length + 1)).tolist()
+    yield f"{rows} x {length} tokens", [(row, [1] * len(row)) for row in ids]
     config = load_toml(SftConfig, RECIPE)
     tokenizer = Tokenizer.load(config.tokenizer)
     phase = from_mapping(Phase, config.phases[-1], str(RECIPE))
     samples = draw_samples(0, 0, rows * length, lambda rng: demonstration(rng, tokenizer, phase))
-    count = sum(len(ids) - 1 for ids, _ in samples)
-    yield "a step of the sft stage", count, make_batches(samples, rows * length, pad_id=0)
+    yield "a step of the sft stage", samples
 
 
-def tokens_per_second(
-    loss_of: Callable[[Batch], Tensor], batches: Sequence[Batch], tokens: int
-) -> Measure:
+def tokens_per_second(losses: Losses, tokens: int) -> Measure:
     def measure() -> float:
         started = time.perf_counter()
-        for batch in batches:
-            loss_of(batch).backward()
+        for loss in losses():
+            loss.backward()
         return tokens / (time.perf_counter() - started)
 
     return measure
 
 
 @torch.no_grad()
-def difference(
-    a: Callable[[Batch], Tensor], b: Callable[[Batch], Tensor], batches: Sequence[Batch]
-) -> float:
-    """Of the losses of a learned token."""
-    return max(abs(float(a(x) - b(x))) / int(x.learned.sum()) for x in batches)
+def mean_loss(losses: Losses, samples: list[Sample]) -> float:
+    """Of a learned token."""
+    return sum(map(float, losses())) / sum(sum(mask[1:]) for _, mask in samples)
 
 
 def records(threads: int, rounds: int, small: bool) -> Iterator[Record]:
     use_threads(threads)
     torch.manual_seed(0)
     model = load_model("tiny", "tiny").train()
-    ours, peers = partial(own_loss, model), dict[str, Callable[[Batch], Tensor] | str]()
+    peers = dict[str, Callable[[list[Sample]], Losses] | str]()
     for experts in EXPERTS:
         peer = deepseek_v3(model, attn_implementation="sdpa", experts_implementation=experts)
         peers[f"transformers, {experts} experts"] = (
-            peer if isinstance(peer, str) else partial(peer_loss, nn.Module.train(peer))
+            peer if isinstance(peer, str) else partial(peer_losses, nn.Module.train(peer))
         )
-    for words, tokens, batches in cases(small):
-        found = {name: peer for name, peer in peers.items() if not isinstance(peer, str)}
-        measures = {n: tokens_per_second(loss, batches, tokens) for n, loss in found.items()}
+    for words, samples in cases(small):
+        tokens = sum(len(ids) - 1 for ids, _ in samples)
+        ours = own_losses(model, samples)
+        own_loss = mean_loss(ours, samples)
+        found = {n: peer(samples) for n, peer in peers.items() if not isinstance(peer, str)}
+        measures = {n: tokens_per_second(losses, tokens) for n, losses in found.items()}
         yield compare(
             "train",
             f"tiny, forward and backward of {words} in f32, {threads} threads",
             unit="tokens/s",
             threads=threads,
-            ours=tokens_per_second(ours, batches, tokens),
+            ours=tokens_per_second(ours, tokens),
             peers={n: measures.get(n, "") or str(peers[n]) for n in peers},
             rounds=rounds,
             details={
-                "difference_of_losses": {n: difference(l, ours, batches) for n, l in found.items()}
+                "difference_of_losses": {
+                    n: abs(mean_loss(l, samples) - own_loss) for n, l in found.items()
+                }
             },
         )
 

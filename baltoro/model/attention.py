@@ -7,6 +7,8 @@ Shape legend, used in comments and as einsum letters throughout this file:
 
 from __future__ import annotations
 
+from itertools import groupby
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, einsum, nn
@@ -61,7 +63,14 @@ class MultiHeadLatentAttention(nn.Module):
         # Largest pre-softmax logit of each head since it was last read; None records nothing.
         self.max_logits: Tensor | None = None
 
-    def forward(self, x: Tensor, rope: Tensor, cache: LatentCache | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        rope: Tensor,
+        cache: LatentCache | None = None,
+        lengths: list[int] | None = None,
+    ) -> Tensor:
+        """Of B sequences; with `lengths`, of those that lie one behind the other in x (1, T)."""
         q_nope, q_rope = self.queries(x, rope)  # (B, T, H, N), (B, T, H, R)
         latent, k_rope = self.latents(x, rope)  # (B, T, C),    (B, T, R)
         if cache is not None:
@@ -70,12 +79,21 @@ class MultiHeadLatentAttention(nn.Module):
 
         # The rotary key is shared by every head.
         k_rope = k_rope[:, :, None].expand(-1, -1, self.config.num_attention_heads, -1)
-        q = torch.cat((q_nope, q_rope), dim=-1).transpose(1, 2)  # (B, H, T, N + R)
-        k = torch.cat((k_nope, k_rope), dim=-1).transpose(1, 2)  # (B, H, S, N + R)
+        q = torch.cat((q_nope, q_rope), dim=-1)  # (B, T, H, N + R)
+        k = torch.cat((k_nope, k_rope), dim=-1)  # (B, S, H, N + R)
+        if not lengths:
+            out = self.attend(q, k, v)  # (B, T, H, V)
+        else:
+            parts = zip(*(by_length(x, lengths) for x in (q, k, v)), strict=True)
+            out = torch.cat([self.attend(*part).flatten(0, 1) for part in parts])[None]
+        return self.o_proj(out.flatten(2))  # (B, T, D)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """The heads' weighted values (B, T, H, V); takes note of the largest logits."""
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # (B, H, T or S, ...)
         if self.max_logits is not None:
             self.max_logits = torch.maximum(self.max_logits, max_logits(q, k, self.scale))
-        out = causal_attention(q, k, v.transpose(1, 2), self.scale)  # (B, H, T, V)
-        return self.o_proj(out.transpose(1, 2).flatten(2))  # (B, T, D)
+        return causal_attention(q, k, v, self.scale).transpose(1, 2)
 
     @property
     def last_query_proj(self) -> nn.Linear:
@@ -110,7 +128,13 @@ class AbsorbedLatentAttention(MultiHeadLatentAttention):
     per head is ever made for a cached token.
     """
 
-    def forward(self, x: Tensor, rope: Tensor, cache: LatentCache | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        rope: Tensor,
+        cache: LatentCache | None = None,
+        lengths: list[int] | None = None,
+    ) -> Tensor:
         q_nope, q_rope = self.queries(x, rope)  # (B, T, H, N), (B, T, H, R)
         latent, k_rope = self.latents(x, rope)  # (B, T, C),    (B, T, R)
         if cache is not None:
@@ -121,18 +145,29 @@ class AbsorbedLatentAttention(MultiHeadLatentAttention):
         q_latent = einsum("bthn,hnc->bthc", q_nope, w_k)
         scores = einsum("bthc,bsc->bhts", q_latent, latent)
         scores = scores + einsum("bthr,bsr->bhts", q_rope, k_rope)
-        scores = scores * self.scale + causal_bias(scores)  # (B, H, T, S)
+        scores = scores * self.scale + causal_bias(scores, lengths)  # (B, H, T, S)
         weights = scores.softmax(dim=-1, dtype=torch.float32).type_as(latent)
         out_latent = einsum("bhts,bsc->bthc", weights, latent)
         out = einsum("bthc,hvc->bthv", out_latent, w_v)
         return self.o_proj(out.flatten(2))  # (B, T, D)
 
 
-def causal_bias(scores: Tensor) -> Tensor:
-    """Minus infinity where a query would see a later token: (T, S), the queries being the last."""
+def by_length(x: Tensor, lengths: list[int]) -> list[Tensor]:
+    """The sequences of a packed x (1, T, ...); neighbours of equal length together (B, T, ...)."""
+    runs = [(length, len(list(run))) for length, run in groupby(lengths)]
+    parts = x[0].split([length * count for length, count in runs])
+    return [p.unflatten(0, (n, length)) for p, (length, n) in zip(parts, runs, strict=True)]
+
+
+def causal_bias(scores: Tensor, lengths: list[int] | None = None) -> Tensor:
+    """Minus infinity where a query would see a later token, or one of another sequence: (T, S),
+    the queries being the last."""
     T, S = scores.shape[-2:]
     bias = scores.new_full((T, S), float("-inf"))
-    return bias.triu(diagonal=S - T + 1)
+    if lengths is None:
+        return bias.triu(diagonal=S - T + 1)
+    same = torch.block_diag(*(torch.ones(n, n, device=bias.device) for n in lengths)).tril()
+    return bias.masked_fill(same.bool(), 0.0)
 
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:

@@ -27,8 +27,14 @@ class Block(nn.Module):
         else:
             self.mlp = SwiGLU(D, config.intermediate_size)
 
-    def forward(self, x: Tensor, rope: Tensor, cache: LatentCache | None) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), rope, cache)
+    def forward(
+        self,
+        x: Tensor,
+        rope: Tensor,
+        cache: LatentCache | None = None,
+        lengths: list[int] | None = None,
+    ) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), rope, cache, lengths)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
@@ -42,13 +48,22 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList(Block(config, i) for i in range(config.num_hidden_layers))
         self.norm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
 
-    def forward(self, ids: Tensor, caches: list[LatentCache] | None = None) -> Tensor:
+    def forward(
+        self,
+        ids: Tensor,
+        caches: list[LatentCache] | None = None,
+        lengths: list[int] | None = None,
+    ) -> Tensor:
+        """Hidden states (B, T, D) of ids (B, T): B sequences that go on where `caches` end, or
+        with `lengths` one row (1, T) of sequences that have these lengths and nothing in common.
+        """
         start = len(caches[0]) if caches else 0
-        positions = torch.arange(start, start + ids.shape[1], device=ids.device)
+        spans = [(start, start + n) for n in lengths or [ids.shape[1]]]
+        positions = torch.cat([torch.arange(*span, device=ids.device) for span in spans])
         rope = rope_table(self.config, positions)
         x = self.embed_tokens(ids)
         for i, block in enumerate(self.layers):
-            x = block(x, rope, caches[i] if caches else None)
+            x = block(x, rope, caches[i] if caches else None, lengths)
         return self.norm(x)  # (B, T, D)
 
 
@@ -76,9 +91,11 @@ class Transformer(nn.Module):
         """Next-token logits (B, T, V) for ids (B, T); `caches` holds one per layer."""
         return self.lm_head(self.model(ids, caches))
 
-    def hidden_and_head(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+    def hidden_and_head(
+        self, ids: Tensor, lengths: list[int] | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Last hidden states (B, T, D) and the head (V, D), for who never holds all logits."""
-        return self.model(ids), self.lm_head.weight
+        return self.model(ids, lengths=lengths), self.lm_head.weight
 
     def new_caches(self) -> list[LatentCache]:
         return [LatentCache() for _ in range(self.config.num_hidden_layers)]

@@ -168,9 +168,7 @@ class RlTrainer:
         samples = [sample for group in kept for sample in group]
         advantages = self.objective.advantages(rewards_of(kept)).flatten() if kept else Tensor()
         experts = [[self.experts_of(s) for s in sample.segments] for sample in samples]
-        pad_id = self.tokenizer.special.pad
-        size = self.schedule.tokens_per_batch
-        batches = make_rollout_batches(samples, experts, size, pad_id)
+        batches = make_rollout_batches(samples, experts, self.schedule.tokens_per_batch)
         row: dict[str, Any] = {}
         for update in range(self.config.updates):
             self.updater.begin()
@@ -187,7 +185,7 @@ class RlTrainer:
     ) -> float:
         """Add the gradients of one batch; returns its share of the step's mean loss."""
         with replayed(self.model, batch.experts):
-            hidden, head = self.updater.forward(batch.inputs)
+            hidden, head = self.updater.forward(batch.inputs, batch.lengths)
             logprobs = token_log_probs(hidden[batch.learned], head, batch.targets, temperature)
         gap.add(logprobs.detach(), batch.old)
         of_batch = advantages[torch.tensor(batch.samples)]

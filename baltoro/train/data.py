@@ -1,6 +1,6 @@
 """Batches that are a function of seed and step, so that a resumed run sees what it would have.
 
-Shape legend:  B samples    T tokens
+Shape legend:  M tokens of all samples of a batch
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ from baltoro.chat.template import render_training
 from baltoro.chat.tokenizer import Tokenizer
 from baltoro.tasks.mixture import Conversation
 
-SHORTEST_ROW = 0.7  # of its batch's longest: padding costs as much time as tokens do
-
 Sample = tuple[list[int], list[int]]  # token ids, and 1 where the token is learned
 
 
@@ -28,17 +26,25 @@ def sample_of(tokenizer: Tokenizer, talk: Conversation) -> Sample:
 
 @dataclass(frozen=True)
 class Batch:
-    """Samples of similar length, padded at the end; padding is never learned and never seen."""
+    """Samples one behind the other in a single row, without padding; none sees another."""
 
-    inputs: Tensor  # (B, T) int64
-    targets: Tensor  # (B, T) int64, the next token
-    learned: Tensor  # (B, T) bool, where the target counts
+    inputs: Tensor  # (1, M) int64
+    targets: Tensor  # (1, M) int64, the next token
+    learned: Tensor  # (1, M) bool, where the target counts
+    lengths: list[int]  # of the samples, M in all
 
-    def rows(self, rows: slice) -> Batch:
-        return Batch(self.inputs[rows], self.targets[rows], self.learned[rows])
+    def every(self, step: int, start: int) -> Batch:
+        """Every `step`-th sample from number `start` on, which may be none."""
+
+        def kept(x: Tensor) -> Tensor:
+            return torch.cat([x[:, :0], *x.split(self.lengths, dim=1)[start::step]], dim=1)
+
+        lengths = self.lengths[start::step]
+        return Batch(kept(self.inputs), kept(self.targets), kept(self.learned), lengths)
 
     def to(self, device: torch.device) -> Batch:
-        return Batch(self.inputs.to(device), self.targets.to(device), self.learned.to(device))
+        inputs, targets, learned = (x.to(device) for x in (self.inputs, self.targets, self.learned))
+        return Batch(inputs, targets, learned, self.lengths)
 
 
 def draw_samples(
@@ -54,27 +60,27 @@ def draw_samples(
     return samples
 
 
-def make_batches(samples: list[Sample], max_tokens: int, pad_id: int) -> list[Batch]:
-    """Batches of at most `max_tokens` padded tokens (one sample may exceed it), by length."""
+def make_batches(samples: list[Sample], max_tokens: int) -> list[Batch]:
+    """Batches of at most `max_tokens` tokens (one sample may exceed it), by length."""
     batches: list[Batch] = []
-    rest = sorted(samples, key=lambda sample: len(sample[0]), reverse=True)
-    while rest:
-        longest = len(rest[0][0])
-        rows = rest[: max(1, max_tokens // longest)]
-        rows = [row for row in rows if len(row[0]) >= SHORTEST_ROW * longest]
-        batches.append(pad(rows, pad_id))
-        rest = rest[len(rows) :]
-    return batches
+    taken, total = list[Sample](), 0
+    for sample in sorted(samples, key=lambda sample: len(sample[0]), reverse=True):
+        length = len(sample[0]) - 1
+        if taken and total + length > max_tokens:
+            batches.append(pack(taken))
+            taken, total = [], 0
+        taken.append(sample)
+        total += length
+    return [*batches, pack(taken)] if taken else batches
 
 
-def pad(samples: list[Sample], pad_id: int) -> Batch:
-    T = max(len(ids) for ids, _ in samples) - 1
-    inputs = torch.full((len(samples), T), pad_id)
-    targets = torch.full((len(samples), T), pad_id)
-    learned = torch.zeros((len(samples), T), dtype=torch.bool)
-    for row, (ids, mask) in enumerate(samples):
-        length = len(ids) - 1
-        inputs[row, :length] = torch.tensor(ids[:-1])
-        targets[row, :length] = torch.tensor(ids[1:])
-        learned[row, :length] = torch.tensor(mask[1:], dtype=torch.bool)
-    return Batch(inputs, targets, learned)
+def pack(samples: list[Sample]) -> Batch:
+    inputs = [token for ids, _ in samples for token in ids[:-1]]
+    targets = [token for ids, _ in samples for token in ids[1:]]
+    learned = [bool(counts) for _, mask in samples for counts in mask[1:]]
+    return Batch(
+        torch.tensor([inputs], dtype=torch.int64),
+        torch.tensor([targets], dtype=torch.int64),
+        torch.tensor([learned], dtype=torch.bool),
+        [len(ids) - 1 for ids, _ in samples],
+    )

@@ -80,8 +80,8 @@ class Ranks:
             )
 
     def share(self, batch: Batch) -> Batch:
-        """This rank's rows of a batch, which may be none: it computes along all the same."""
-        return batch.rows(slice(self.rank, None, self.count)).to(self.device)
+        """This rank's samples of a batch, maybe none: it computes along all the same."""
+        return batch.every(self.count, start=self.rank).to(self.device)
 
     def total(self, value: Tensor) -> Tensor:
         """The sum over all ranks, the same bits on each."""

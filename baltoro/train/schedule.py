@@ -17,7 +17,7 @@ class Schedule:
     decay_from: int | None = None  # step from which the rate falls; None: it never does
     final_lr: float = 0.0  # where it has fallen to at the last step
     tokens_per_step: int = 8192
-    tokens_per_batch: int = 8192  # padded tokens in a forward pass of all ranks; gradients add up
+    tokens_per_batch: int = 8192  # tokens in a forward pass of all ranks; gradients add up
     weight_decay: float = 0.1
     max_gradient_norm: float = 1.0
     qk_clip_threshold: float = 100.0

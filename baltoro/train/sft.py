@@ -81,8 +81,7 @@ def run(config_path: str | Path, resume: bool = False) -> Transformer:
     unseen = unseen_samples(tokenizer, phases[-1])
 
     def evaluate(model: Transformer) -> dict[str, Any]:
-        pad_id = tokenizer.special.pad
-        return {name: teacher_forced(model, samples, pad_id) for name, samples in unseen.items()}
+        return {name: teacher_forced(model, samples) for name, samples in unseen.items()}
 
     out = Path(config.out)
     with join_ranks(schedule.expert_parallel) as ranks:

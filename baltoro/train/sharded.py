@@ -85,9 +85,9 @@ class ShardedUpdater(Updater):
     def backward(self, batch: Batch, divisor: float) -> float:
         return super().backward(self.ranks.share(batch), divisor)
 
-    def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, ids: Tensor, lengths: list[int]) -> tuple[Tensor, Tensor]:
         # The sharded model casts to the schedule's precision as it gathers.
-        return self.model.hidden_and_head(ids)
+        return self.model.hidden_and_head(ids, lengths)
 
     def finish(self, step: int, loss: float, latest: Path) -> dict[str, Any]:
         total = float(self.ranks.total(torch.tensor(loss, dtype=torch.float64)))

@@ -18,7 +18,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from torch import Tensor
 
 from baltoro.model.transformer import Transformer
-from baltoro.train.data import Sample, draw_samples, make_batches
+from baltoro.train.data import Sample, draw_samples, pack
 from baltoro.train.folder import RunFolder
 from baltoro.train.qat import set_fake_quantization
 from baltoro.train.schedule import Schedule
@@ -120,7 +120,7 @@ def progress_bar(shown: bool) -> Progress:
 
 
 @torch.no_grad()
-def teacher_forced(model: Transformer, samples: list[Sample], pad_id: int) -> dict[str, float]:
+def teacher_forced(model: Transformer, samples: list[Sample]) -> dict[str, float]:
     """How the model does on solutions it did not write.
 
     `exact`: share of samples whose every learned token is the most likely one, which is what
@@ -130,16 +130,12 @@ def teacher_forced(model: Transformer, samples: list[Sample], pad_id: int) -> di
     model.eval()
     exact, likely = 0, 0.0
     device = next(model.parameters()).device
-    for batch in make_batches(samples, 8192, pad_id):
-        batch = batch.to(device)
-        for inputs, targets, learned in zip(
-            batch.inputs, batch.targets, batch.learned, strict=True
-        ):
-            length = int(learned.nonzero().max()) + 1
-            hidden, head = model.hidden_and_head(inputs[None, :length])
-            log_probs = F.linear(hidden[0][learned[:length]], head).log_softmax(dim=-1)
-            expected = targets[learned]
-            exact += int((log_probs.argmax(dim=-1) == expected).all())
-            chosen: Tensor = log_probs.gather(-1, expected[:, None])
-            likely += float(chosen.sum().exp())
+    for sample in samples:
+        batch = pack([sample]).to(device)
+        hidden, head = model.hidden_and_head(batch.inputs)
+        log_probs = F.linear(hidden[batch.learned], head).log_softmax(dim=-1)
+        expected = batch.targets[batch.learned]
+        exact += int((log_probs.argmax(dim=-1) == expected).all())
+        chosen: Tensor = log_probs.gather(-1, expected[:, None])
+        likely += float(chosen.sum().exp())
     return {"exact": exact / len(samples), "likely": likely / len(samples)}

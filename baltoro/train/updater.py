@@ -60,29 +60,29 @@ class Updater:
 
     def learn(self, samples: list[Sample], weight: float = 1.0) -> float:
         """Add the gradients of `weight` times the mean loss of a learned token; returns it."""
-        pad_id = self.model.config.pad_token_id or 0
-        batches = make_batches(samples, self.schedule.tokens_per_batch, pad_id)
+        batches = make_batches(samples, self.schedule.tokens_per_batch)
         num_learned = sum(int(batch.learned.sum()) for batch in batches)
         return sum(self.backward(batch, num_learned / weight) for batch in batches)
 
     def backward(self, batch: Batch, divisor: float) -> float:
         """Add the gradients of a batch's summed loss over `divisor`, which is returned."""
-        hidden, head = self.forward(batch.inputs)
+        hidden, head = self.forward(batch.inputs, batch.lengths)
         targets = batch.targets[batch.learned]
         loss = summed_cross_entropy(hidden[batch.learned], head, targets) / divisor
         loss.backward()
         return float(loss.detach())
 
-    def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Last hidden states (B, T, D) of ids (B, T), and the head (V, D), both in the precision.
+    def forward(self, ids: Tensor, lengths: list[int]) -> tuple[Tensor, Tensor]:
+        """Last hidden states (1, M, D) of the packed samples' ids (1, M), and the head (V, D), both
+        in the precision.
 
         In bf16 the weights are cast for the pass and the gradients reach the f32 ones.
         """
         if self.schedule.precision == "f32":
-            return self.model.hidden_and_head(ids)
+            return self.model.hidden_and_head(ids, lengths)
         decoder, head = self.model.model, self.model.lm_head.weight
         cast = {name: p.bfloat16() for name, p in decoder.named_parameters()}
-        return functional_call(decoder, cast, (ids,)), head.bfloat16()
+        return functional_call(decoder, cast, (ids, None, lengths)), head.bfloat16()
 
     def finish(self, step: int, loss: float, latest: Path) -> dict[str, Any]:
         """Take the step; returns what is worth logging.

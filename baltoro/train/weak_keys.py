@@ -57,9 +57,10 @@ def copying_losses(model: Transformer, tokenizer: Tokenizer) -> dict[str, float]
     total, count = torch.zeros(2, len(tokenizer.ranks))
     samples = [sample for seed in range(PASSES) for sample in chains_of(pieces, seed, tokenizer)]
     model.eval()
-    for batch in make_batches(samples, 8192, tokenizer.special.pad):
+    for batch in make_batches(samples, 8192):
         learned = batch.learned & (batch.targets < len(total))  # no special tokens
-        log_probs = model.lm_head(model.model(batch.inputs)[learned]).log_softmax(dim=-1)
+        hidden, head = model.hidden_and_head(batch.inputs, batch.lengths)
+        log_probs = (hidden[learned] @ head.T).log_softmax(dim=-1)
         targets = batch.targets[learned]
         total.index_add_(0, targets, -log_probs.gather(-1, targets[:, None])[:, 0])
         count.index_add_(0, targets, torch.ones(len(targets)))

@@ -65,6 +65,20 @@ def test_future_tokens_do_not_change_earlier_outputs():
         assert not torch.allclose(before[:, 12:], after[:, 12:])
 
 
+@torch.no_grad()
+def test_packed_sequences_see_nothing_of_each_other():
+    lengths = [12, 12, 1, 20, 5, 5]
+    x = torch.randn(1, sum(lengths), 64)
+    starts = torch.cat([rope(0, n) for n in lengths])
+    for attention in pair():
+        attention.max_logits = torch.full((4,), float("-inf"))
+        alone = [attention(part, rope(0, part.shape[1])) for part in x.split(lengths, dim=1)]
+        expected, largest = torch.cat(alone, dim=1), attention.max_logits
+        attention.max_logits = torch.full((4,), float("-inf"))
+        torch.testing.assert_close(attention(x, starts, lengths=lengths), expected)
+        torch.testing.assert_close(attention.max_logits, largest)
+
+
 def test_blockwise_max_logits_equal_those_of_the_whole_matrix():
     q, k = torch.randn(2, 3, 50, 8), torch.randn(2, 3, 50, 8)
     scores = (q @ k.transpose(-1, -2) * 0.3).masked_fill(

@@ -67,15 +67,14 @@ def test_batches_hold_whole_samples_and_line_up_tokens_log_probs_and_experts():
             segments += join([trace(ids[:3], ids[3:], [-float(x) / 1000 for x in ids[3:]])])
         samples.append(trajectory(segments))
         experts.append([np.array(s.ids)[:, None, None].astype(np.int16) for s in segments])
-    batches = make_rollout_batches(samples, experts, max_tokens=60, pad_id=5000)
+    batches = make_rollout_batches(samples, experts, max_tokens=60)
     assert sorted(place for b in batches for place in b.samples) == list(range(9))
     for batch in batches:
         owner = [batch.samples[i] for i in batch.sample.tolist()]
         assert [t // 100 for t in batch.targets.tolist()] == owner
         np.testing.assert_allclose(batch.old, -batch.targets / 1000, rtol=1e-6)
-        real = batch.inputs != 5000
-        assert (batch.experts[..., 0, 0][real] == batch.inputs[real]).all()
-        assert (batch.experts[~real] == -1).all()
+        assert (batch.experts[..., 0, 0] == batch.inputs).all()
+        assert sum(batch.lengths) == batch.inputs.numel()
         assert len(batch.samples) == 1 or batch.inputs.numel() <= 60
     learned = sum(sum(s.learned) for sample in samples for s in sample.segments)
     assert sum(len(batch.targets) for batch in batches) == learned

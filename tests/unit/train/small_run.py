@@ -38,7 +38,7 @@ def make_sample(step):
 
 
 def evaluate(model):
-    return {"copying": teacher_forced(model, [([5, 6, 5, 6], [0, 0, 1, 1])], pad_id=0)}
+    return {"copying": teacher_forced(model, [([5, 6, 5, 6], [0, 0, 1, 1])])}
 
 
 def small_trainer(folder, ranks: Ranks | None = None, **changes) -> Trainer:

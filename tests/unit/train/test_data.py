@@ -1,12 +1,12 @@
-"""Batches hold every sample once and little padding."""
+"""Batches hold every sample once and no padding."""
 
 from __future__ import annotations
 
 import random
 
-from baltoro.train.data import Sample, make_batches
+import torch
 
-PAD = 0
+from baltoro.train.data import Sample, make_batches
 
 
 def samples_of_mixed_length() -> list[Sample]:
@@ -18,22 +18,25 @@ def samples_of_mixed_length() -> list[Sample]:
 def test_every_sample_is_in_one_batch_and_unchanged() -> None:
     samples = samples_of_mixed_length()
     found = []
-    for batch in make_batches(samples, 2048, PAD):
-        for inputs, targets, learned in zip(
-            batch.inputs, batch.targets, batch.learned, strict=True
-        ):
-            length = int(learned.sum())
-            found.append([int(inputs[0]), *targets[:length].tolist()])
-            assert inputs[1:length].tolist() == targets[: length - 1].tolist()
+    for batch in make_batches(samples, 2048):
+        parts = [x[0].split(batch.lengths) for x in (batch.inputs, batch.targets, batch.learned)]
+        for inputs, targets, learned in zip(*parts, strict=True):
+            assert learned.all()
+            found.append([int(inputs[0]), *targets.tolist()])
+            assert inputs[1:].tolist() == targets[:-1].tolist()
     assert sorted(found) == sorted(ids for ids, _ in samples)
 
 
 def test_a_batch_stays_below_the_limit_unless_one_sample_exceeds_it() -> None:
-    for batch in make_batches(samples_of_mixed_length(), 800, PAD):
-        assert batch.inputs.numel() <= 800 or batch.inputs.shape[0] == 1
+    for batch in make_batches(samples_of_mixed_length(), 800):
+        assert batch.inputs.numel() <= 800 or len(batch.lengths) == 1
 
 
-def test_samples_of_different_length_cost_little_padding() -> None:
-    samples = samples_of_mixed_length()
-    padded = sum(batch.inputs.numel() for batch in make_batches(samples, 8192, PAD))
-    assert padded <= 1.3 * sum(len(ids) for ids, _ in samples)
+def test_every_third_sample_three_times_are_all_of_them() -> None:
+    for count in (1, 2, 3):
+        (batch,) = make_batches(samples_of_mixed_length()[:count], 8192)
+        parts = [batch.every(3, start) for start in range(3)]
+        assert sum(part.inputs.numel() for part in parts) == batch.inputs.numel()
+        together = torch.cat([part.targets for part in parts], dim=1)
+        assert torch.equal(together, batch.targets)
+        assert [part.lengths for part in parts] == [[n] for n in batch.lengths] + [[]] * (3 - count)
