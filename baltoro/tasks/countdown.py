@@ -64,7 +64,8 @@ class Countdown:
         answer = f"{expression} = {target}"
         shown = ", ".join(map(str, numbers))
         question = politely(rng, rng.choice(QUESTIONS).format(t=target, n=shown))
-        turn = assistant(f"{answer}.", f"Target {target}. {' '.join(search.said)}")
+        # The end is said first as it will be said: to have arrived is then to see the same again.
+        turn = assistant(f"{answer}.", f"Until ={target} yes. {' '.join(search.said)}")
         return Problem(task=self.name, question=question, solution=[turn], answer=answer)
 
     def random_problem(self, rng: random.Random) -> tuple[str, ...]:

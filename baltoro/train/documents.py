@@ -15,9 +15,11 @@ from baltoro.chat.tokenizer import Tokenizer
 from baltoro.tasks.countdown import LARGEST_VALUE, combined
 from baltoro.tasks.lookups import Chain, distinct_keys, make_key
 from baltoro.tasks.mixture import TASKS, converse, pose_all
+from baltoro.tasks.recall import LINES, make_value
 from baltoro.train.data import Sample, sample_of
 
 Document = Callable[[random.Random, Tokenizer], Sample]
+Piece = tuple[str, bool]  # of a text, and whether it is learned
 
 SFT_ONLY = ("long_chain",)  # tasks that no document shows
 
@@ -71,6 +73,17 @@ def key_values(rng: random.Random, tokenizer: Tokenizer) -> Sample:
     return learn_all(tokenizer, "\n".join(lines))
 
 
+def recalled_entries(rng: random.Random, tokenizer: Tokenizer) -> Sample:
+    """A list of entries, some of which are said again; only the values are learned then."""
+    line = rng.choice(LINES)
+    entries = {key: make_value(rng) for key in distinct_keys(rng, rng.randint(3, 30))}
+    listed = [line.format(k=key, v=value) for key, value in entries.items()]
+    pieces = [("\n".join((*listed, "")), False)]
+    for key in rng.sample(list(entries), min(len(entries), rng.randint(3, 12))):
+        pieces += [(line.format(k=key, v=""), False), (f"{entries[key]}.\n", True)]
+    return learn_some(tokenizer, pieces)
+
+
 def column_sums(rng: random.Random, tokenizer: Tokenizer) -> Sample:
     lines = []
     for _ in range(rng.randint(4, 10)):
@@ -84,15 +97,12 @@ def known_by_heart(rng: random.Random, tokenizer: Tokenizer) -> Sample:
 
     Only results are learned: what is asked can't be predicted.
     """
-    ids, learned = [tokenizer.special.bos], [0]
+    pieces = list[Piece]()
     end = rng.choice((".", ",", ";", ""))
     for _ in range(rng.randint(10, 30)):
         asked, result = short_sum(rng)
-        for text, bit in ((f"{asked}=", 0), (f"{result}{end}", 1), (" ", int(not end))):
-            encoded = tokenizer.encode(text)
-            ids += encoded
-            learned += [bit] * len(encoded)
-    return ids, learned
+        pieces += [(f"{asked}=", False), (f"{result}{end}", True), (" ", not end)]
+    return learn_some(tokenizer, pieces)
 
 
 def short_sum(rng: random.Random) -> tuple[str, int]:
@@ -160,6 +170,7 @@ DOCUMENTS: dict[str, Document] = {
         copied_digits,
         counting,
         key_values,
+        recalled_entries,
         column_sums,
         known_by_heart,
         padded_numbers,
@@ -172,3 +183,13 @@ DOCUMENTS: dict[str, Document] = {
 def learn_all(tokenizer: Tokenizer, text: str) -> Sample:
     ids = [tokenizer.special.bos, *tokenizer.encode(text), tokenizer.special.eos]
     return ids, [0] + [1] * (len(ids) - 1)
+
+
+def learn_some(tokenizer: Tokenizer, pieces: Sequence[Piece]) -> Sample:
+    """The pieces must end where tokens do, so that they give what the whole text would."""
+    ids, learned = [tokenizer.special.bos], [0]
+    for text, counts in pieces:
+        encoded = tokenizer.encode(text)
+        ids += encoded
+        learned += [int(counts)] * len(encoded)
+    return ids, learned
