@@ -5,8 +5,8 @@
     python benchmarks/optimizers.py spikes
 
 `compare` gives MuonClip 0.6 of the tokens (its whole schedule in that time) and both the same grid
-of learning rates, and reports the loss on documents that no run was trained on. The first seed goes
-through the grid, the others take its two best rates. `clip` trains at ten times the recipe's rate.
+of learning rates, and reports the loss on demonstrations that no run was trained on. The first seed
+goes through the grid, the others take its two best rates. `clip` trains at ten times a useful rate.
 `spikes` looks for them in the logs of the stages that made the bundled model. Rows go to `--out` as
 JSON, with a picture; negative results stay in.
 """
@@ -29,12 +29,12 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from baltoro.chat.tokenizer import Tokenizer
-from baltoro.config import load_toml, preset
+from baltoro.config import from_mapping, load_toml, preset
 from baltoro.model.transformer import Transformer
 from baltoro.train.data import Sample, draw_samples
-from baltoro.train.documents import DOCUMENTS
-from baltoro.train.pretrain import PretrainConfig, start_head_from_embedding
+from baltoro.train.pretrain import start_head_from_embedding
 from baltoro.train.schedule import Schedule
+from baltoro.train.sft import Phase, SftConfig, demonstration
 from baltoro.train.trainer import Trainer
 from baltoro.train.updater import ENOUGH, USUAL
 
@@ -48,7 +48,7 @@ SPIKE = 10.0  # times the median of the steps before: what `skip_above` is meant
 app = typer.Typer(no_args_is_help=True, help=__doc__)
 Steps = Annotated[int, typer.Option(min=10)]
 Seeds = Annotated[int, typer.Option(min=1)]
-Recipe = Annotated[Path, typer.Option(help="Whose documents are learned.")]
+Recipe = Annotated[Path, typer.Option(help="Whose demonstrations are learned.")]
 
 
 @dataclass(frozen=True)
@@ -56,23 +56,20 @@ class Run:
     """What a run is decided by."""
 
     optimizer: str
-    recipe: PretrainConfig
+    recipe: SftConfig
     schedule: Schedule
 
 
-def document_maker(recipe: PretrainConfig) -> Callable[[random.Random], Sample]:
+def sample_maker(recipe: SftConfig) -> Callable[[random.Random], Sample]:
+    """Demonstrations of the last phase, without what is rehearsed beside them."""
     tokenizer = Tokenizer.load(recipe.tokenizer)
-
-    def make(rng: random.Random) -> Sample:
-        (name,) = rng.choices(list(recipe.documents), list(recipe.documents.values()))
-        return DOCUMENTS[name](rng, tokenizer)
-
-    return make
+    phase = from_mapping(Phase, recipe.phases[-1] | {"rehearsal": {}}, "the recipe's last phase")
+    return lambda rng: demonstration(rng, tokenizer, phase)
 
 
 def train(run: Run, folder: Path) -> dict[str, Any]:
-    """From random weights; the loss on held-out documents, and the course of the largest logit."""
-    make = document_maker(run.recipe)
+    """From random weights; held-out loss, and the largest logit of each step."""
+    make = sample_maker(run.recipe)
     torch.manual_seed(run.schedule.seed)
     model = Transformer(preset(run.recipe.model))
     start_head_from_embedding(model)
@@ -101,10 +98,10 @@ def compare(
     steps: Steps = 200,
     seeds: Seeds = 3,
     out: Out = EVIDENCE,
-    recipe: Recipe = Path("recipes/tiny/pretrain.toml"),
+    recipe: Recipe = Path("recipes/tiny/sft.toml"),
 ) -> None:
     """The best of the grid for each optimizer, by the mean over the seeds."""
-    config, rows = load_toml(PretrainConfig, recipe), list[dict[str, Any]]()
+    config, rows = load_toml(SftConfig, recipe), list[dict[str, Any]]()
     for seed in range(seeds):
         for name in OPTIMIZERS:
             count = steps if name == "adamw" else math.ceil(SHARE * steps)
@@ -204,16 +201,17 @@ def clip(
     steps: Steps = 150,
     seeds: Seeds = 3,
     threshold: float = 100.0,
+    rate: Annotated[float, typer.Option(help="Ten times that of `hone` and `widen`.")] = 0.03,
     out: Out = EVIDENCE,
-    recipe: Recipe = Path("recipes/tiny/pretrain.toml"),
+    recipe: Recipe = Path("recipes/tiny/sft.toml"),
 ) -> None:
-    """The largest logit of every step at ten times the recipe's rate, which does not decay here."""
-    config, rows = load_toml(PretrainConfig, recipe), list[dict[str, Any]]()
+    """The largest logit of every step at ten times a useful rate, which does not decay here."""
+    config, rows = load_toml(SftConfig, recipe), list[dict[str, Any]]()
     for seed in range(seeds):
         for name, limit in (("no clip", math.inf), ("QK-clip", threshold)):
             schedule = Schedule(
                 steps=steps,
-                lr=10 * config.schedule["lr"],
+                lr=rate,
                 vocabulary_lr_scale=config.schedule["vocabulary_lr_scale"],
                 tokens_per_step=TOKENS_PER_STEP,
                 weight_decay=0.0,
@@ -221,17 +219,18 @@ def clip(
                 qk_clip_threshold=limit,
                 save_every=20,
             )
-            folder = runs.RUNS / "clip" / f"{name.replace(' ', '_')}_{steps}_{seed}"
+            folder = runs.RUNS / "clip" / f"{name.replace(' ', '_')}_{rate:g}_{steps}_{seed}"
             found = train(Run("muonclip", config, schedule), folder)
             rows.append({"clip": name, "seed": seed, "lr": schedule.lr} | found)
             print(f"{name}, seed {seed}: largest {max(found['largest_logits']):.1f}", flush=True)
     save(
         out,
         "clip",
-        claim="QK-clip holds the largest attention logit at ten times the recipe's learning rate",
+        claim=f"QK-clip holds the largest attention logit at a learning rate of {rate:g}",
         bar=f"unclipped above {threshold:g} and rising, clipped within 5 % of it",
         result=said_of_clip(rows, threshold),
-        command=f"python benchmarks/optimizers.py clip --steps {steps} --seeds {seeds}",
+        command=f"python benchmarks/optimizers.py clip --steps {steps} --seeds {seeds} "
+        f"--rate {rate:g}",
         rows=rows,
         figure=draw_logits(rows, threshold),
     )

@@ -35,8 +35,8 @@ def mean_loss(model: Transformer, samples: Sequence[Sample]) -> float:
     """Of a learned token."""
     model.eval()
     total, count = 0.0, 0
-    for batch in make_batches(list(samples), 8192, pad_id=0):
-        hidden, head = model.hidden_and_head(batch.inputs)
+    for batch in make_batches(list(samples), 8192):
+        hidden, head = model.hidden_and_head(batch.inputs, batch.lengths)
         targets = batch.targets[batch.learned]
         total += float(summed_cross_entropy(hidden[batch.learned], head, targets))
         count += len(targets)
