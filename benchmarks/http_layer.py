@@ -8,8 +8,8 @@ changes from round to round, and nothing is found in the prefix cache. The repli
 tokens, so what differs is the layer: reading requests, decoding, JSON, events. Printed are
 
 - tokens per second over HTTP beside those within the process, and the same of the processor's
-  seconds that the serving process took, which a neighbour's load hardly changes. The clients' own
-  work counts in the first only where they share a core with the engine;
+  seconds that the serving process took, which a neighbour's load hardly changes. Clients would work
+  elsewhere, so these here sleep from the first event of a reply to its end;
 - one over the seconds by which the first event comes later than the first token, of one request
   alone: the median of pairs.
 
@@ -23,6 +23,7 @@ import itertools
 import json
 import multiprocessing
 import re
+import socket
 import statistics
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -47,6 +48,7 @@ from baltoro.server.serve import Server, bind
 
 REQUESTS, PROMPT, TOKENS = 16, 32, 128
 FIRST_TOKEN_PAIRS = 8  # in a round
+LONGEST_REPLY = 1 << 20  # bytes
 Prompts = list[list[int]]
 
 
@@ -75,23 +77,26 @@ async def crowd(ask: Callable[[list[int], int], Awaitable[tuple[int, float]]], a
 
 
 async def ask_over_http(port: int, tokens: int, prompt: list[int], seed: int) -> tuple[int, float]:
-    """As a client that does next to nothing itself."""
+    """As a client that takes next to nothing of the processor: after the first event it sleeps
+    until the reply has ended."""
     body = {"prompt": prompt, "max_tokens": tokens, "stream": True, "temperature": 1.0}
     data = json.dumps(body | {"seed": seed, "stream_options": {"include_usage": True}}).encode()
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     head = "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-    writer.write(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)
-    first, last = 0.0, b""
-    while b"[DONE]" not in last:
+    head += f"Connection: close\r\nContent-Length: {len(data)}\r\n\r\n"
+    writer.write(head.encode() + data)
+    reply = b""
+    while b"data: " not in reply:
         piece = await reader.read(1 << 16)
         if not piece:
-            raise RuntimeError(f"the server broke off: {last.decode(errors='replace')[-500:]}")
-        last = last[-1000:] + piece
-        if not first and b"data: " in last:
-            first = time.perf_counter()
+            raise RuntimeError(f"the server broke off: {reply.decode(errors='replace')}")
+        reply += piece
+    first = time.perf_counter()
+    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, LONGEST_REPLY)
+    reply += await reader.read()
     writer.close()
-    found = re.search(rb'"usage": ?\{[^}]*?"completion_tokens": ?(\d+)', last)
-    assert found is not None, last
+    found = re.search(rb'"usage": ?\{[^}]*?"completion_tokens": ?(\d+)', reply[-1000:])
+    assert found is not None, reply
     return int(found[1]), first
 
 

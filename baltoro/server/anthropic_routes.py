@@ -15,10 +15,10 @@ from baltoro.server.openapi import (
     answers,
 )
 from baltoro.server.sending import (
+    caller_of,
     check_key,
     json_response,
     rules_of,
-    scope_of,
     send,
     service_of,
     warning_headers,
@@ -49,7 +49,7 @@ async def messages(body: MessagesBody, request: Request) -> Response:
     reply = MessageReply(service.check_model(chat.model), body.shows_thinking)
     return await send(
         request,
-        chat_choices(service, chat, chat_reply(service, chat), scope_of(request)),
+        chat_choices(service, chat, chat_reply(service, chat), caller_of(request)),
         whole=reply.whole,
         chunks=reply.chunks,
         stream=bool(body.stream),

@@ -31,10 +31,10 @@ from baltoro.server.rules import Rules
 from baltoro.server.schemas import ChatBody, CompletionBody
 from baltoro.server.sending import (
     WARNING_HEADER,
+    caller_of,
     check_key,
     json_response,
     rules_of,
-    scope_of,
     send,
     service_of,
     warning_headers,
@@ -172,7 +172,7 @@ async def chat_completions(body: ChatBody, request: Request) -> Response:
     reply = chat_reply(service, body)
     return await send(
         request,
-        chat_choices(service, body, reply, scope_of(request)),
+        chat_choices(service, body, reply, caller_of(request)),
         whole=reply.whole,
         chunks=reply.chunks,
         stream=bool(body.stream),
@@ -204,7 +204,7 @@ async def completions(body: CompletionBody, request: Request) -> Response:
     )
     return await send(
         request,
-        service.texts(prompts, sampling, body.num_answers),
+        service.texts(prompts, sampling, body.num_answers, caller_of(request)),
         whole=reply.whole,
         chunks=reply.chunks,
         stream=bool(body.stream),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from baltoro.chat.chat_model import ChatRequest
 from baltoro.server.controls import read_response_format, read_tool_choice
+from baltoro.server.keys import Caller
 from baltoro.server.messages import read_messages, read_tools
 from baltoro.server.reply import ChatReply, Choices
 from baltoro.server.schemas import ChatBody
@@ -29,14 +30,11 @@ def chat_reply(service: Service, body: ChatBody) -> ChatReply:
     )
 
 
-def chat_choices(service: Service, body: ChatBody, reply: ChatReply, scope: str) -> Choices:
-    """The answers to a conversation. Raises `ApiError` for what cannot be honoured.
-
-    `scope` tells whose conversation it is: what is remembered of one is not shown to another.
-    """
+def chat_choices(service: Service, body: ChatBody, reply: ChatReply, caller: Caller) -> Choices:
+    """The answers to a conversation. Raises `ApiError` for what cannot be honoured."""
     service.check_token_level(body)
     chat = read_chat(body, service.default_max_tokens)
-    return service.answers(chat, body.num_answers, scope, reply.model)
+    return service.answers(chat, body.num_answers, caller, reply.model)
 
 
 def read_chat(body: ChatBody, default_max_tokens: int) -> ChatRequest:

@@ -12,6 +12,7 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from baltoro.server.errors import ApiError, error_response
+from baltoro.server.sse import SEND
 
 log = logging.getLogger("baltoro.access")
 
@@ -43,7 +44,8 @@ class Guard:
             await self.app(scope, receive, send)
             return
         notes: dict[str, Any] = {"id": uuid.uuid4().hex, "status": 0}
-        scope.setdefault("state", {})["log"] = notes
+        state = scope.setdefault("state", {})
+        state.update({"log": notes, SEND: send})
 
         async def send_named(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -59,6 +61,7 @@ class Guard:
         try:
             await self.answer(scope, receive, send_named, notes)
         finally:
+            del state[SEND]  # which knows the scope: nothing should be left for the collector
             seconds = round(time.perf_counter() - started, 4)
             where = {"method": scope["method"], "path": scope["path"], "seconds": seconds}
             log.info("%s", json.dumps({"time": round(time.time(), 3), **notes, **where}))

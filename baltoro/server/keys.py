@@ -19,7 +19,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from baltoro.chat.chat_model import Completion
 from baltoro.config import BaltoroError
 from baltoro.server.errors import ApiError, too_many
 
@@ -139,6 +141,24 @@ class Account:
                 raise too_many(f"this key has used its {limit} {what} per minute.", max(wait, 1))
         if excess >= 0:  # a limit of 0
             raise too_many(f"this key has {limit} {what} per minute.", math.ceil(WINDOW_SECONDS))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Caller:
+    """Whose request it is."""
+
+    account: Account
+    scope: str  # names the caller: what is remembered of one is not shown to another
+    notes: dict[str, Any]  # of the request, for its line in the log
+
+    def used(self, completion: Completion) -> None:
+        """Count the tokens of one answer."""
+        usage, notes = completion.usage, self.notes
+        self.account.used(usage.prompt + usage.completion)
+        notes["prompt_tokens"] = notes.get("prompt_tokens", 0) + usage.prompt
+        notes["cached_tokens"] = notes.get("cached_tokens", 0) + usage.cached
+        notes["completion_tokens"] = notes.get("completion_tokens", 0) + usage.completion
+        notes["finish_reason"] = completion.finish_reason
 
 
 class KeyRing:

@@ -10,9 +10,8 @@ from typing import Any
 
 from fastapi import Request, Response
 
-from baltoro.chat.chat_model import Completion
 from baltoro.server.errors import ApiError, json_bytes
-from baltoro.server.keys import Account
+from baltoro.server.keys import Account, Caller
 from baltoro.server.reply import Choices, Json
 from baltoro.server.rules import Rules
 from baltoro.server.schemas import GenerationBody
@@ -37,15 +36,13 @@ def rules_of(request: Request) -> Rules:
     return request.app.state.rules
 
 
-def account_of(request: Request) -> Account:
-    return request.state.account
-
-
-def scope_of(request: Request) -> str:
-    """Whose conversations this request may know of: its key's, be it one that is checked or not."""
+def caller_of(request: Request) -> Caller:
+    """Known by its key, be it one that is checked or not."""
+    account: Account = request.state.account
     headers = request.headers
     unchecked = headers.get("authorization") or headers.get("x-api-key") or ""
-    return account_of(request).key.digest.hex() or unchecked
+    scope = account.key.digest.hex() or unchecked
+    return Caller(account=account, scope=scope, notes=request.state.log)
 
 
 async def check_key(request: Request) -> None:
@@ -79,7 +76,6 @@ async def send(
     framing: Framing = OPENAI_FRAMING,
 ) -> Response:
     """The reply to a request, as a stream or at once, for as long as the client is there."""
-    choices = accounted(request, choices)
     if (seconds := rules_of(request).max_seconds) is not None:
         choices = within(seconds, choices)
     if stream:
@@ -92,24 +88,6 @@ async def send(
         return json_response(await unless_disconnected(request.receive, made()), headers)
     except ClientGone:
         return Response(status_code=CLIENT_CLOSED_REQUEST)
-
-
-async def accounted(request: Request, choices: Choices) -> Choices:
-    """The same events, within the limits of the request's key and with its tokens counted."""
-    account, notes = account_of(request), request.state.log
-    with account.request():
-        async with aclosing(choices):
-            async for item in choices:
-                if isinstance(event := item[1], Completion):
-                    usage = event.usage
-                    account.used(usage.prompt + usage.completion)
-                    notes["prompt_tokens"] = notes.get("prompt_tokens", 0) + usage.prompt
-                    notes["cached_tokens"] = notes.get("cached_tokens", 0) + usage.cached
-                    notes["completion_tokens"] = (
-                        notes.get("completion_tokens", 0) + usage.completion
-                    )
-                    notes["finish_reason"] = event.finish_reason
-                yield item
 
 
 async def within(seconds: float, choices: Choices) -> Choices:

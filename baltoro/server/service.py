@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from baltoro.chat.chat_model import (
     ChatModel,
     ChatRequest,
+    Completion,
     Event,
     Sampling,
     as_generator,
@@ -21,6 +22,7 @@ from baltoro.engine.engine import Engine
 from baltoro.engine.text import stream_text
 from baltoro.server.admission import Admission
 from baltoro.server.errors import ApiError, stopping
+from baltoro.server.keys import Caller
 from baltoro.server.metrics import Metrics
 from baltoro.server.reasoning import ReasoningStore
 from baltoro.server.reply import Choices, limited_calls
@@ -132,29 +134,32 @@ class Service:
         message = f"'{asked[0]}' is not supported: {reason}"
         raise ApiError(message, param=asked[0], code="unsupported_field")
 
-    def choices(self, streams: list[AsyncGenerator[Event, None]], places: int = 1) -> Choices:
+    async def choices(
+        self, streams: list[AsyncGenerator[Event, None]], caller: Caller, places: int = 1
+    ) -> Choices:
         """All answers of a request at once, counted, and only if there is room for them.
 
         Each of them takes up so many `places`.
         """
-
-        async def admitted() -> Choices:
+        count = len(streams)
+        with caller.account.request():
             if self.draining:
                 raise stopping(self.trouble())
-            count = len(streams)
             with self.admission.places(count * places), self.metrics.clocks(count) as clocks:
                 async with aclosing(merged(streams)) as events:
                     async for item in events:
-                        clocks[item[0]].event(item[1])
+                        index, event = item
+                        clocks[index].event(event)
+                        if isinstance(event, Completion):
+                            caller.used(event)
                         yield item
 
-        return admitted()
-
-    def answers(self, request: ChatRequest, n: int, scope: str, name: str) -> Choices:
+    def answers(self, request: ChatRequest, n: int, caller: Caller, name: str) -> Choices:
         """The events of `n` replies to one conversation, by the model of this name.
 
-        `scope` is the caller's own. Raises `BaltoroError` for what heavy mode can't do.
+        Raises `BaltoroError` for what heavy mode can't do.
         """
+        scope = caller.scope
         model, places = self.model, 1
         if self.is_heavy(name):
             self.heavy.check(request)
@@ -162,7 +167,7 @@ class Service:
         messages = self.reasoning.restored(request.messages, scope)
         request = replace(request, messages=messages)
         requests = [replace(request, sampling=each) for each in samplings(request.sampling, n)]
-        return self.choices([self.answer(model, each, scope) for each in requests], places)
+        return self.choices([self.answer(model, each, scope) for each in requests], caller, places)
 
     def answer(
         self, model: ChatModel, request: ChatRequest, scope: str
@@ -173,7 +178,9 @@ class Service:
             events = limited_calls(events, most_calls)
         return self.reasoning.remembering(events, request.messages, scope)
 
-    def texts(self, prompts: list[list[int]], sampling: Sampling, n: int) -> Choices:
+    def texts(
+        self, prompts: list[list[int]], sampling: Sampling, n: int, caller: Caller
+    ) -> Choices:
         """The events of `n` continuations of each prompt, prompt after prompt."""
         engine, tokenizer = self.token_level()
         if isinstance(self.model, EngineChatModel):
@@ -184,7 +191,7 @@ class Service:
             for prompt in prompts
             for each in samplings(sampling, n)
         ]
-        return self.choices(streams)
+        return self.choices(streams, caller)
 
     def token_level(self) -> tuple[Engine, Tokenizer]:
         """Raises `ApiError` where the model behind this server has no token level."""

@@ -14,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 from baltoro.server.errors import ApiError, as_api_error, error_response, json_bytes
 
 T = TypeVar("T")
+SEND = "send"  # in a request's state: the server's own `send`
 
 
 class ClientGone(Exception):
@@ -72,7 +73,8 @@ class EventStream(Response):
     """Server-sent events: each item as JSON, framed as the API has it.
 
     The status is decided when the first item is there: a request that fails before that is
-    answered with an ordinary error, a later failure is sent as an item with `error`.
+    answered with an ordinary error, a later failure is sent as an item with `error`. What follows
+    the start goes straight to the server: the layers between only have to do with a start.
     """
 
     media_type = "text/event-stream"
@@ -102,6 +104,7 @@ class EventStream(Response):
                 return
             start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
             await send(start)
+            send = scope.get("state", {}).get(SEND, send)
             await self.send_item(send, first)
             try:
                 async for item in items:
