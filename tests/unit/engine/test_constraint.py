@@ -1,3 +1,5 @@
+"""What bounds and forces tokens: thinking budgets, and masks put together."""
+
 from __future__ import annotations
 
 import numpy as np

@@ -1,3 +1,5 @@
+"""Stop strings, and how early text is shown."""
+
 from __future__ import annotations
 
 from itertools import pairwise

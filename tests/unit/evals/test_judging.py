@@ -1,3 +1,5 @@
+"""Programs judged by what they print, in the sandbox."""
+
 from __future__ import annotations
 
 import base64

@@ -1,3 +1,5 @@
+"""Final answers: found in a reply and compared."""
+
 from __future__ import annotations
 
 import pytest

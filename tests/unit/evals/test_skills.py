@@ -1,3 +1,5 @@
+"""The bundled tasks as an evaluation."""
+
 import random
 
 import pytest

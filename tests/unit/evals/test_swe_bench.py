@@ -1,3 +1,5 @@
+"""A repository's own tests as the judge of a patch."""
+
 from __future__ import annotations
 
 import json

@@ -1,3 +1,5 @@
+"""Trigger F1 and schema accuracy of an endpoint's calls."""
+
 from __future__ import annotations
 
 import json

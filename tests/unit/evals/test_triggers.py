@@ -1,3 +1,5 @@
+"""Whether a model calls a tool when it must, and only then."""
+
 from __future__ import annotations
 
 from baltoro.chat.scripted import ScriptedChatModel

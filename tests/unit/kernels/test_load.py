@@ -1,3 +1,5 @@
+"""Which kernels compute, and what a step model is refused."""
+
 from __future__ import annotations
 
 import os

@@ -1,3 +1,5 @@
+"""Latent attention: absorbed, cached and causal."""
+
 import torch
 
 from baltoro.config import ModelConfig, YarnConfig

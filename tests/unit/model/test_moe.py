@@ -1,3 +1,5 @@
+"""Routing, its bias, and the experts."""
+
 import dataclasses
 
 import torch

@@ -1,3 +1,5 @@
+"""The whole model: caches and gradients."""
+
 import torch
 
 from baltoro.config import preset

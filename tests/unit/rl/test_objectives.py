@@ -1,3 +1,5 @@
+"""Mirror descent, GRPO and rejection as formulas, and on a bandit."""
+
 import pytest
 import torch
 

@@ -1,3 +1,5 @@
+"""A run of reinforcement learning: resumed, refused."""
+
 import json
 import zlib
 

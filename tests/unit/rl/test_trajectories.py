@@ -1,3 +1,5 @@
+"""From conversations to what is learned."""
+
 import random
 
 import numpy as np

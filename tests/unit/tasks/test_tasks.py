@@ -1,3 +1,5 @@
+"""What holds for every task, and how single ones compute."""
+
 import json
 import random
 

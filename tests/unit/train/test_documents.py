@@ -1,3 +1,5 @@
+"""Documents that are made up for pretraining."""
+
 import random
 import re
 

@@ -1,3 +1,5 @@
+"""The loss in chunks."""
+
 import torch
 import torch.nn.functional as F
 

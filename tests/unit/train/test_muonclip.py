@@ -1,3 +1,5 @@
+"""Muon's orthogonalization, its groups of parameters, and QK-Clip."""
+
 import pytest
 import torch
 

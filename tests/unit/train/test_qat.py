@@ -1,3 +1,5 @@
+"""Training with weights rounded to INT4."""
+
 import torch
 
 from baltoro.config import preset

@@ -1,3 +1,5 @@
+"""A run of training: resumed, stopped, scheduled."""
+
 import dataclasses
 import json
 import random

@@ -1,3 +1,5 @@
+"""Tokens that are copied badly are found, rehearsed and learned alone."""
+
 import random
 
 import pytest
