@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import random
-import re
 from decimal import Decimal
 
 from baltoro.tasks.phrases import politely
-from baltoro.tasks.task import Problem, Scene, Split, assistant, draw
+from baltoro.tasks.task import Problem, Scene, Split, assistant, draw, states
 
 WHOLE_DIGITS = 3  # numbers are padded to three digits on both sides of the point
 DECIMALS = 3
@@ -50,7 +49,7 @@ class Compare:
 
     def verify(self, problem: Problem, reply: str) -> bool:
         """The reply must be the statement itself, not merely contain the number."""
-        return re.fullmatch(re.escape(problem.answer) + r"\.?", reply.strip()) is not None
+        return states(reply, problem.answer)
 
 
 def two_decimals(rng: random.Random) -> tuple[str, str]:

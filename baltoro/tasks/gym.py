@@ -1,4 +1,4 @@
-"""The generators of reasoning-gym as tasks, named `gym:DATASET`. Needs `pip install reasoning-gym`.
+"""The generators of reasoning-gym as tasks, named `gym:DATASET`. Needs the extra `gym`.
 
 They have verifiers but no worked solutions, so they are for reinforcement learning and not for SFT.
 """

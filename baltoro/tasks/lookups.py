@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from baltoro.chat.messages import Message
 from baltoro.tasks.phrases import WORDS, politely
-from baltoro.tasks.task import Problem, Scene, Split, assistant, draw, tool_result
+from baltoro.tasks.task import Problem, Scene, Split, assistant, draw, states, tool_result
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
@@ -70,7 +69,7 @@ class Chain:
         )
 
     def verify(self, problem: Problem, reply: str) -> bool:
-        return re.fullmatch(re.escape(problem.answer) + r"\.?", reply.strip()) is not None
+        return states(reply, problem.answer)
 
 
 def follow(scene: Scene, table: dict[str, str], key: str, wrap: str) -> list[Message]:
@@ -107,7 +106,7 @@ class SingleLookup:
         )
 
     def verify(self, problem: Problem, reply: str) -> bool:
-        return reply.strip().rstrip(".") == problem.answer
+        return states(reply, problem.answer)
 
 
 def quoted(rng: random.Random, key: str) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from baltoro.tasks.lookups import distinct_keys, make_key, quoted
 from baltoro.tasks.phrases import politely
-from baltoro.tasks.task import Problem, Scene, Split, assistant, draw, tool_result
+from baltoro.tasks.task import Problem, Scene, Split, assistant, draw, states, tool_result
 
 QUESTIONS = (
     "What are the values of {k}?",
@@ -48,4 +48,4 @@ class ParallelLookups:
         )
 
     def verify(self, problem: Problem, reply: str) -> bool:
-        return reply.strip().rstrip(".") == problem.answer
+        return states(reply, problem.answer)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import random
-import re
 
 from baltoro.tasks.phrases import politely
-from baltoro.tasks.task import Problem, Scene, Split, assistant, draw, tool_result
+from baltoro.tasks.task import Problem, Scene, Split, assistant, draw, states, tool_result
 
 QUESTIONS = (
     "What is {e}?",
@@ -56,7 +55,7 @@ class Products:
         return Problem(task=self.name, question=question, solution=solution, answer=answer)
 
     def verify(self, problem: Problem, reply: str) -> bool:
-        return re.fullmatch(re.escape(problem.answer) + r"\.?", reply.strip()) is not None
+        return states(reply, problem.answer)
 
 
 class ProductsWithoutTool:
@@ -75,7 +74,7 @@ class ProductsWithoutTool:
         return Problem(task=self.name, question=question, solution=[turn], answer=answer)
 
     def verify(self, problem: Problem, reply: str) -> bool:
-        return reply.strip().rstrip(".") == problem.answer
+        return states(reply, problem.answer)
 
 
 def pose_expression(rng: random.Random, split: Split) -> tuple[str, str]:

@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass
 
 from baltoro.tasks.lookups import distinct_keys, make_key
-from baltoro.tasks.task import Problem, Scene, Split, assistant, draw
+from baltoro.tasks.task import Problem, Scene, Split, assistant, draw, states
 
 QUESTIONS = (
     "What is the value of {k} in this list?",
@@ -42,7 +42,7 @@ class Recall:
         return Problem(task=self.name, question=text, solution=[turn], answer=answer)
 
     def verify(self, problem: Problem, reply: str) -> bool:
-        return reply.strip().rstrip(".") == problem.answer
+        return states(reply, problem.answer)
 
 
 def make_value(rng: random.Random) -> str:

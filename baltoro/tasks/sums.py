@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import random
-import re
 
 from baltoro.tasks.phrases import politely
-from baltoro.tasks.task import Problem, Scene, Split, assistant, draw
+from baltoro.tasks.task import Problem, Scene, Split, assistant, draw, states
 
 DIGITS = 4  # numbers have up to four digits
 
@@ -38,7 +37,7 @@ class Sums:
         return Problem(task=self.name, question=question, solution=[turn], answer=answer)
 
     def verify(self, problem: Problem, reply: str) -> bool:
-        return re.fullmatch(re.escape(problem.answer) + r"\.?", reply.strip()) is not None
+        return states(reply, problem.answer)
 
 
 def number(rng: random.Random) -> str:

@@ -34,6 +34,11 @@ def draw(rng: random.Random, split: Split, make: Callable[[], tuple[str, ...]]) 
             return problem
 
 
+def states(reply: str, answer: str) -> bool:
+    """Whether a reply is the answer and nothing else, with a full stop or without."""
+    return reply.strip() in (answer, f"{answer}.")
+
+
 @dataclass(frozen=True)
 class ToolStyle:
     """One way to declare a tool with a single string parameter."""

@@ -7,12 +7,11 @@ fit into a context.
 from __future__ import annotations
 
 import random
-import re
 from dataclasses import dataclass
 
 from baltoro.chat.messages import Message
 from baltoro.tasks.phrases import politely
-from baltoro.tasks.task import Problem, Scene, Split, assistant, draw, tool_result
+from baltoro.tasks.task import Problem, Scene, Split, assistant, draw, states, tool_result
 
 END = "end"
 LARGEST_START = 999
@@ -56,7 +55,7 @@ class RunningTotal:
         )
 
     def verify(self, problem: Problem, reply: str) -> bool:
-        return re.fullmatch(re.escape(problem.answer) + r"\.?", reply.strip()) is not None
+        return states(reply, problem.answer)
 
 
 def random_sums(rng: random.Random, count: int) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from baltoro.chat.messages import Message
 from baltoro.tasks.lookups import LETTERS, make_key, quoted
 from baltoro.tasks.phrases import politely
-from baltoro.tasks.task import Problem, Scene, Split, assistant, draw, tool_result
+from baltoro.tasks.task import Problem, Scene, Split, assistant, draw, states, tool_result
 
 QUESTIONS = (
     "Add up the sizes of all files below the folder {r}. What is the total?",
@@ -50,7 +50,7 @@ class Tree:
         )
 
     def verify(self, problem: Problem, reply: str) -> bool:
-        return re.fullmatch(re.escape(problem.answer) + r"\.?", reply.strip()) is not None
+        return states(reply, problem.answer)
 
 
 def listings(rng: random.Random, root: str, count: int) -> dict[str, str]:
