@@ -634,7 +634,14 @@ def from_mapping(cls: type[T], values: Any, where: str) -> T:
         if name not in values and (f.default, f.default_factory) == no_default:
             raise BaltoroError(f"{where}: key '{name}' is missing.")
     tuples = {k: tuple(v) for k, v in values.items() if typing.get_origin(kinds[k]) is tuple}
-    return cls(**values | tuples)
+    return cls(**{**values, **tuples})
+
+
+def check_least(config: Any, least: float, names: str) -> None:
+    """Raises `BaltoroError` for the first of the fields whose value is below `least`."""
+    for name in names.split():
+        if getattr(config, name) < least:
+            raise BaltoroError(f"{name} is {getattr(config, name)}, but must be at least {least}.")
 
 
 def _is_number(value: Any) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from baltoro.config import BaltoroError
+from baltoro.config import BaltoroError, check_least
 from baltoro.rl.loss import GRPO, MirrorDescent, Objective, Rejection
 
 
@@ -45,6 +45,8 @@ class RlConfig:
     eval_problems: int = 32  # unseen ones of each task, each time the run looks at them
 
     def __post_init__(self) -> None:
+        check_least(self, 1, "groups concurrency updates max_context")
+        check_least(self, 0, "temperature final_temperature eval_temperature eval_problems")
         if self.group_size < 2:
             raise BaltoroError(
                 f"group_size is {self.group_size}; an attempt is judged beside others of its "

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from baltoro.config import check_least
+
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
@@ -30,6 +32,10 @@ class Schedule:
     threads: int = 2
     expert_parallel: int = 1  # ranks among which a layer's experts are divided; divides all ranks
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_least(self, 1, "steps tokens_per_step tokens_per_batch eval_every save_every threads")
+        check_least(self, 0, "lr warmup_steps final_lr weight_decay")
 
     def lr_at(self, step: int) -> float:
         """Learning rate of a step counted from 0."""

@@ -114,6 +114,7 @@ def test_grpo_runs_through_the_same_loop(config, tmp_path):
         ('objective = "ppo"', "must be 'mirror_descent' or 'grpo'"),
         ("grup_size = 3", "Did you mean 'group_size'"),
         ('activations = "int4"', "must be 'int8' or 'f32'"),
+        ("updates = 0", "updates is 0, but must be at least 1"),
     ],
 )
 def test_a_mistake_in_the_configuration_is_a_sentence(config, more, says):

@@ -83,6 +83,12 @@ def test_the_learning_rate_warms_up_stays_and_decays():
     assert rates[99] == pytest.approx(0.0)
 
 
+@pytest.mark.parametrize("wrong", [{"steps": 0}, {"eval_every": 0}, {"lr": -1.0}])
+def test_a_schedule_that_no_run_can_have_is_refused(wrong):
+    with pytest.raises(BaltoroError, match="but must be at least"):
+        Schedule(**{"steps": 8, **wrong})
+
+
 def test_copying_is_learned_within_a_minute(tmp_path):
     schedule = dataclasses.replace(SCHEDULE, steps=200, tokens_per_step=800, lr=5e-3)
     model = trainer(tmp_path, schedule).run(schedule)
