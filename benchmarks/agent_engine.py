@@ -32,8 +32,9 @@ from baltoro.agent.loop import Agent
 from baltoro.agent.progress import Limits
 from baltoro.chat.chat_model import ChatModel, ChatRequest, Sampling, ToolChoice
 from baltoro.chat.chat_model import Event as ModelEvent
+from baltoro.checkpoint.bundled import find_checkpoint
 from baltoro.engine.chat import EngineChatModel
-from baltoro.engine.open_model import find_checkpoint, open_model
+from baltoro.engine.open_model import open_model
 from baltoro.engine.options import EngineOptions
 from baltoro.kernels.step import StepModel
 

@@ -21,11 +21,12 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from baltoro.chat.tokenizer import Tokenizer
+from baltoro.checkpoint.bundled import BUNDLED
 from baltoro.rl.config import RlConfig
 from baltoro.rl.policy import EnginePolicy
 from baltoro.rl.rollout import TaskSettings
 from baltoro.rl.train import RlTrainer
-from baltoro.train.load import BUNDLED, load_model
+from baltoro.train.load import load_model
 from baltoro.train.schedule import Schedule
 
 VARIANTS: dict[str, dict[str, bool]] = {

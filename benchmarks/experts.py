@@ -22,10 +22,11 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from baltoro.chat.tokenizer import Tokenizer
+from baltoro.checkpoint.bundled import BUNDLED
 from baltoro.model.transformer import Transformer
 from baltoro.tasks.mixture import find_task, pose_all
 from baltoro.train.data import Sample, sample_of
-from baltoro.train.load import BUNDLED, load_model
+from baltoro.train.load import load_model
 from baltoro.train.qat import set_fake_quantization
 
 TASKS = ("compare", "sums", "products", "chain", "smalltalk", "out_of_reach")

@@ -24,9 +24,10 @@ from serve import llama_server
 from baltoro.bench.record import Measure, Record, compare
 from baltoro.bench.serve import crowd, prompts
 from baltoro.chat.chat_model import Sampling
+from baltoro.checkpoint.bundled import find_checkpoint
 from baltoro.checkpoint.reader import open_checkpoint
 from baltoro.config import ModelConfig
-from baltoro.engine.open_model import find_checkpoint, open_engine
+from baltoro.engine.open_model import open_engine
 from baltoro.engine.options import EngineOptions
 from baltoro.train.load import load_model
 from baltoro.train.updater import use_threads

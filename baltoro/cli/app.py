@@ -81,12 +81,14 @@ def quantize(
     from baltoro.checkpoint.quantize import quantize as write_int4
 
     with Progress(BarColumn(), DownloadColumn(), TimeRemainingColumn()) as progress:
-        bar = progress.add_task("")
+        bar = progress.add_task("", visible=False)  # until the source is found to be in order
         write_int4(
             source,
             target,
             replace=replace,
-            progress=lambda done, total: progress.update(bar, completed=done, total=total),
+            progress=lambda done, total: progress.update(
+                bar, completed=done, total=total, visible=True
+            ),
         )
     print(f"{target} is written. Try: baltoro inspect {target}")
 
@@ -131,13 +133,13 @@ def tasks(
 ) -> None:
     """List the tasks and how many tokens their demonstrations have."""
     from baltoro.chat.tokenizer import Tokenizer
+    from baltoro.checkpoint.bundled import find_checkpoint
     from baltoro.tasks.lengths import lengths, mixtures, shares
     from baltoro.tasks.mixture import MORE_TASKS, TASKS
 
     phases = mixtures(config) if config else []
     named = task or list(dict.fromkeys(name for phase in phases for name in phase))
-    folder = tokenizer or Path(__file__).parents[1] / "weights" / "tiny"
-    loaded = Tokenizer.load(folder)
+    loaded = Tokenizer.load(tokenizer or find_checkpoint("tiny"))
     measured = [lengths(loaded, name) for name in named or [*TASKS, *MORE_TASKS]]
     parts = [shares(phase, measured) for phase in phases]
     headings = ["task", "tokens, median", "longest", "learned"]
@@ -314,8 +316,8 @@ def machine(model: str | None) -> Iterator[tuple[str, str]]:
     import platform
     from importlib.metadata import version
 
+    from baltoro.checkpoint.bundled import bundled_models
     from baltoro.checkpoint.inspect import measure_bandwidth
-    from baltoro.engine.open_model import bundled_models
     from baltoro.kernels.cores import available_cores
     from baltoro.kernels.load import choose_kernels
     from baltoro.kernels.numa import read_nodes
@@ -384,6 +386,12 @@ def need_torch() -> None:
 def main() -> None:
     try:
         app()
-    except (BaltoroError, OSError) as error:  # OSError: no right to read, a full disk
-        print(f"baltoro: {error}", file=sys.stderr)
-        sys.exit(2)
+    except BaltoroError as error:
+        sentence = str(error)
+    except OSError as error:  # no right to read, a full disk
+        file = f"{error.filename}: " if error.filename else ""
+        sentence = f"{file}{error.strerror or error}."
+    else:
+        return
+    print(f"baltoro: {sentence}", file=sys.stderr)
+    sys.exit(2)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from numpy.typing import NDArray
 
 from baltoro.chat.tokenizer import Tokenizer
+from baltoro.checkpoint.bundled import find_checkpoint
 from baltoro.checkpoint.reader import Checkpoint, open_checkpoint
 from baltoro.config import BaltoroError, ModelConfig, read_json
 from baltoro.engine.chat import EngineChatModel
@@ -161,32 +162,6 @@ def default_top_p(folder: Path) -> float:
     if not isinstance(value, int | float) or not 0 < value <= 1:
         raise BaltoroError(f"{path}: top_p is {value!r}; it must be above 0 and at most 1.")
     return float(value)
-
-
-def find_checkpoint(model: str | Path) -> Path:
-    """The folder of a bundled model, or the folder that was named.
-
-    Raises BaltoroError that lists what exists.
-    """
-    bundled = bundled_models()
-    if str(model) in bundled:
-        return bundled[str(model)]
-    folder = Path(model).expanduser()
-    if (folder / "config.json").is_file():
-        return folder
-    found = f"{folder} has no config.json" if folder.exists() else f"there is no model '{model}'"
-    names = ", ".join(bundled) or "none is built in yet; make one with recipes/tiny.sh"
-    raise BaltoroError(
-        f"{found}. Give the name of a bundled model ({names}), the folder of a checkpoint, "
-        "or the address of an endpoint (http://...)."
-    )
-
-
-def bundled_models() -> dict[str, Path]:
-    """Name -> folder of the checkpoints that come with the package."""
-    # Not importlib.resources: an editable install spreads the package over two folders there.
-    weights = Path(__file__).parents[1] / "weights"
-    return {path.parent.name: path.parent for path in sorted(weights.glob("*/config.json"))}
 
 
 def weights_version(config: ModelConfig, tensors: Mapping[str, NDArray]) -> str:

@@ -54,7 +54,8 @@ from baltoro.chat.chat_model import (
     complete,
 )
 from baltoro.chat.messages import Message, Tool, ToolCall
-from baltoro.engine.open_model import find_checkpoint, open_model
+from baltoro.checkpoint.bundled import find_checkpoint
+from baltoro.engine.open_model import open_model
 from baltoro.evals.journal import Journal
 
 DECLARATION = "baltoro_declaration"  # in a tool's options: its declaration as it came

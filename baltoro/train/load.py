@@ -9,14 +9,13 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from baltoro.checkpoint.bundled import BUNDLED
 from baltoro.checkpoint.convert import unpack_weight
 from baltoro.checkpoint.reader import Checkpoint, open_checkpoint
 from baltoro.config import BaltoroError, ModelConfig, YarnConfig, from_mapping, preset
 from baltoro.model.transformer import Transformer
 from baltoro.train.export import state_dict_from
 from baltoro.train.folder import RunFolder
-
-BUNDLED = Path(__file__).parents[1] / "weights"
 
 
 def load_model(init: str, model: str, yarn: Mapping[str, Any] | None = None) -> Transformer:
@@ -30,7 +29,8 @@ def load_model(init: str, model: str, yarn: Mapping[str, Any] | None = None) -> 
     folder = next((f for f in (Path(init), BUNDLED / init) if f.is_dir()), None)
     if folder is None:
         raise BaltoroError(
-            f"there is no folder {init}: finish that run first, it is named as init."
+            f"init names '{init}', but there is no such folder. Finish the run that writes it, or "
+            "name another one."
         )
     config = preset(model)
     if state := RunFolder(folder).read():

@@ -14,9 +14,10 @@ from openai import OpenAI
 
 from baltoro.chat.format import ChatFormat
 from baltoro.chat.tokenizer import Tokenizer
+from baltoro.checkpoint.bundled import bundled_models
 from baltoro.engine.chat import EngineChatModel
 from baltoro.engine.engine import Engine
-from baltoro.engine.open_model import bundled_models, open_model
+from baltoro.engine.open_model import open_model
 from baltoro.engine.options import EngineOptions
 from baltoro.kernels.step import StepModel
 from baltoro.server.app import create_app

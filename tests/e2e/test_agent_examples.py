@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from baltoro.checkpoint.bundled import bundled_models
 from baltoro.engine.chat import EngineChatModel
-from baltoro.engine.open_model import bundled_models, open_model
+from baltoro.engine.open_model import open_model
 from baltoro.server.app import create_app
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

@@ -20,7 +20,7 @@ import pytest
 
 from baltoro.chat.chat_model import Sampling
 from baltoro.chat.scripted import ScriptedChatModel
-from baltoro.engine.open_model import bundled_models
+from baltoro.checkpoint.bundled import bundled_models
 from baltoro.tools.index import Index, read_documents
 
 APPLICATIONS = Path(__file__).parents[2] / "examples" / "applications"

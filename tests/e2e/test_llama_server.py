@@ -24,7 +24,7 @@ from jsonschema import Draft202012Validator
 
 from baltoro.bench.serve import free_port
 from baltoro.chat.tokenizer import Tokenizer
-from baltoro.engine.open_model import bundled_models
+from baltoro.checkpoint.bundled import bundled_models
 from baltoro.server.rules import Rules
 from baltoro.server.serve import ServeConfig, open_app
 

@@ -25,9 +25,9 @@ from own_schemas import SCHEMAS
 from small_engine import BLOCK_TOKENS, CONFIG, random_tensors
 
 from baltoro.chat.tokenizer import Tokenizer
+from baltoro.checkpoint.bundled import bundled_models
 from baltoro.engine.chat import EngineChatModel
 from baltoro.engine.engine import Engine
-from baltoro.engine.open_model import bundled_models
 from baltoro.kernels.load import load_step_model
 
 MAX_TOKENS = (64, 65, 80, 128, 300)

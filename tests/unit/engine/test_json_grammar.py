@@ -12,9 +12,9 @@ from own_schemas import SCHEMAS
 
 from baltoro.chat.chat_model import SchemaError
 from baltoro.chat.tokenizer import Tokenizer
+from baltoro.checkpoint.bundled import bundled_models
 from baltoro.engine.grammar import arguments_schema
 from baltoro.engine.json_grammar import JsonText
-from baltoro.engine.open_model import bundled_models
 from baltoro.engine.schemas import JsonGrammars
 
 REFUSED = {

@@ -20,11 +20,12 @@ from small_engine import CONFIG, random_tensors
 from baltoro.chat.chat_model import ChatRequest, EndpointError, Sampling, complete
 from baltoro.chat.http import HttpChatModel
 from baltoro.chat.tokenizer import Tokenizer
+from baltoro.checkpoint.bundled import bundled_models
 from baltoro.checkpoint.writer import write_checkpoint
 from baltoro.config import BaltoroError, ModelConfig
 from baltoro.engine.chat import EngineChatModel
 from baltoro.engine.memory import cache_tokens, parse_size
-from baltoro.engine.open_model import bundled_models, open_model, weights_version
+from baltoro.engine.open_model import open_model, weights_version
 from baltoro.engine.options import EngineOptions
 
 TOKEN_BYTES = 3 * 40 * 2  # layers, latent and rotary key, bf16

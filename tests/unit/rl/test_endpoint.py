@@ -3,11 +3,12 @@
 import pytest
 
 from baltoro.chat.tokenizer import Tokenizer
+from baltoro.checkpoint.bundled import BUNDLED
 from baltoro.config import BaltoroError
 from baltoro.rl.policy import EndpointPolicy, EnginePolicy, UnguidedChatModel
 from baltoro.rl.rollout import Rollouts, TaskSettings
 from baltoro.server.app import create_app
-from baltoro.train.load import BUNDLED, load_model
+from baltoro.train.load import load_model
 
 # Far from its budget, near which the server closes the thinking to leave room for an answer.
 TASKS = {"chain": TaskSettings(task="chain", budget=500)}

@@ -6,6 +6,7 @@ import torch
 
 from baltoro.chat.chat_model import ChatRequest, Sampling, complete
 from baltoro.chat.tokenizer import Tokenizer
+from baltoro.checkpoint.bundled import BUNDLED
 from baltoro.checkpoint.reader import open_checkpoint
 from baltoro.engine.open_model import open_engine
 from baltoro.engine.options import EngineOptions
@@ -16,7 +17,7 @@ from baltoro.rl.rollout import Rollouts, TaskSettings
 from baltoro.tasks.mixture import MORE_TASKS
 from baltoro.tasks.sums import Sums
 from baltoro.train.export import export_checkpoint, named_arrays
-from baltoro.train.load import BUNDLED, load_model, plain_tensors
+from baltoro.train.load import load_model, plain_tensors
 from baltoro.train.qat import set_fake_quantization
 
 TINY = BUNDLED / "tiny"

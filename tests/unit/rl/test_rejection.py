@@ -1,16 +1,18 @@
+"""Right attempts kept as demonstrations."""
+
 import json
 import random
 
 import pytest
 
 from baltoro.chat.tokenizer import Tokenizer
+from baltoro.checkpoint.bundled import BUNDLED
 from baltoro.config import BaltoroError
 from baltoro.engine.open_model import open_model
 from baltoro.engine.options import EngineOptions
 from baltoro.rl.rejection import sample_right
 from baltoro.rl.rollout import TaskSettings
 from baltoro.tasks.task import split_of
-from baltoro.train.load import BUNDLED
 from baltoro.train.sft import Phase, demonstration, read_lines
 
 

@@ -5,12 +5,13 @@ from pathlib import Path
 import pytest
 
 from baltoro.chat.tokenizer import Tokenizer
+from baltoro.checkpoint.bundled import BUNDLED
 from baltoro.config import from_mapping, load_toml
 from baltoro.rl.config import RlConfig
 from baltoro.rl.train import read_tasks
 from baltoro.tasks.mixture import find_task
 from baltoro.train.export import export_checkpoint
-from baltoro.train.load import BUNDLED, load_model
+from baltoro.train.load import load_model
 from baltoro.train.pretrain import PretrainConfig
 from baltoro.train.schedule import Schedule
 from baltoro.train.sft import Phase, SftConfig, check_phases, unseen_samples
