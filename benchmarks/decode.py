@@ -15,7 +15,7 @@ from pathlib import Path
 
 from peers.find import HERE, Peers, find, peers_python
 from peers.write_gguf import write
-from results import arguments, keep
+from results import run_script
 
 from baltoro.bench import decode
 from baltoro.bench.questions import Options
@@ -86,6 +86,4 @@ def llama_bench(program: Path, model: Path, threads: int) -> Callable[[], float]
 
 
 if __name__ == "__main__":
-    given = arguments(__doc__).parse_args()
-    options = Options(threads=given.threads or (), rounds=given.rounds, small=given.small)
-    keep(records(options), given.records)
+    run_script(records, __doc__)

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 import numpy as np
-from results import arguments, keep
+from results import run_script
 
 from baltoro.bench.decode import generate, random_prompt
 from baltoro.bench.questions import Options
@@ -87,6 +87,4 @@ def records(options: Options) -> Iterator[Record]:
 
 
 if __name__ == "__main__":
-    given = arguments(__doc__).parse_args()
-    options = Options(threads=given.threads or (), rounds=given.rounds, small=given.small)
-    keep(records(options), given.records)
+    run_script(records, __doc__)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from results import arguments, keep
+from results import run_script
 
 from baltoro.bench.moe import MoeLayer, expert_bytes
 from baltoro.bench.questions import Options
@@ -77,6 +77,4 @@ def bytes_of_batch(config: ModelConfig, batch: int) -> float:
 
 
 if __name__ == "__main__":
-    given = arguments(__doc__).parse_args()
-    options = Options(threads=given.threads or (), rounds=given.rounds, small=given.small)
-    keep(records(options), given.records)
+    run_script(records, __doc__)

@@ -35,7 +35,7 @@ from pathlib import Path
 from threading import Thread
 
 import numpy as np
-from results import arguments, keep
+from results import run_script
 
 from baltoro.bench.questions import Options
 from baltoro.bench.record import PeerResult, Record, median_ratio
@@ -241,6 +241,4 @@ def first_event(case: str, threads: int, firsts: tuple[list[Run], list[Run]]) ->
 
 
 if __name__ == "__main__":
-    given = arguments(__doc__).parse_args()
-    options = Options(threads=given.threads or (), rounds=given.rounds, small=given.small)
-    keep(records(options), given.records)
+    run_script(records, __doc__)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from peers.find import Peers
-from results import arguments, keep
+from results import run_script
 
 from baltoro.bench import moe
 from baltoro.bench.questions import Options
@@ -52,6 +52,4 @@ def beside_peers(config: ModelConfig, options: Options) -> Iterator[Record]:
 
 
 if __name__ == "__main__":
-    given = arguments(__doc__).parse_args()
-    options = Options(threads=given.threads or (), rounds=given.rounds, small=given.small)
-    keep(records(options), given.records)
+    run_script(records, __doc__)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from peers.find import Peers
-from results import arguments, keep
+from results import run_script
 
 from baltoro.bench import prefill
 from baltoro.bench.questions import Options
@@ -57,6 +57,4 @@ def beside_peers(config: ModelConfig, tokens: int, options: Options) -> Iterator
 
 
 if __name__ == "__main__":
-    given = arguments(__doc__).parse_args()
-    options = Options(threads=given.threads or (), rounds=given.rounds, small=given.small)
-    keep(records(options), given.records)
+    run_script(records, __doc__)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from bars import held
 
+from baltoro.bench.questions import Options
 from baltoro.bench.record import Record, machine
 
 HERE = Path(__file__).parent
@@ -29,6 +30,13 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--small", action="store_true", help="tiny sizes: does the script work?")
     parser.add_argument("--records", type=Path, default=RECORDS, help="where to append the records")
     return parser
+
+
+def run_script(records: Callable[[Options], Iterable[Record]], description: str | None) -> None:
+    """What a script does when it is called: asks its questions and keeps the answers."""
+    given = arguments(description).parse_args()
+    options = Options(threads=given.threads or (), rounds=given.rounds, small=given.small)
+    keep(records(options), given.records)
 
 
 def keep(records: Iterable[Record], path: Path) -> None:

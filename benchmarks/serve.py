@@ -12,7 +12,7 @@ from typing import Any
 
 from decode import gguf_of
 from peers.find import find
-from results import arguments, keep
+from results import run_script
 
 from baltoro.bench import serve
 from baltoro.bench.questions import Options
@@ -56,6 +56,4 @@ def llama_server(
 
 
 if __name__ == "__main__":
-    given = arguments(__doc__).parse_args()
-    options = Options(threads=given.threads or (), rounds=given.rounds, small=given.small)
-    keep(records(options), given.records)
+    run_script(records, __doc__)

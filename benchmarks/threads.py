@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from results import arguments, keep
+from results import run_script
 
 from baltoro.bench.decode import tokens_per_second
 from baltoro.bench.questions import Options
@@ -36,5 +36,4 @@ def records(options: Options) -> Iterator[Record]:
 
 
 if __name__ == "__main__":
-    given = arguments(__doc__).parse_args()
-    keep(records(Options(rounds=given.rounds, small=given.small)), given.records)
+    run_script(records, __doc__)
