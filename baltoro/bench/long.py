@@ -16,10 +16,10 @@ from baltoro.bench.roofline import Roofline
 from baltoro.checkpoint.inspect import describe
 from baltoro.checkpoint.reader import open_checkpoint
 from baltoro.config import BaltoroError
+from baltoro.engine.memory import BLOCK_TOKENS
 from baltoro.kernels.load import load_step_model
 from baltoro.kernels.step import StepModel
 
-BLOCK_TOKENS = 64
 STEPS = 8  # in one measurement
 
 

@@ -88,7 +88,7 @@ def run(
     layer = MoeLayer(config, tensors, threads, activations)
     layer.seconds_per_step()
     size = decode_bytes(config)
-    record = compare(
+    return compare(
         "moe",
         f"{config.num_experts_per_tok} of {config.n_routed_experts} experts, "
         f"{activations} activations, {threads} threads",
@@ -100,7 +100,6 @@ def run(
         rounds=rounds,
         details={"bytes_per_token": size},
     )
-    return record
 
 
 def answer(threads: tuple[int, ...], rounds: int, small: bool) -> list[Record]:

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from baltoro.checkpoint.inspect import machine_bytes
 from baltoro.kernels.cores import available_cores
 
 
@@ -149,7 +150,7 @@ def machine() -> dict[str, Any]:
     return {
         "cpu": cpu_name(),
         "cores": available_cores(),
-        "memory_gb": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9,
+        "memory_gb": machine_bytes() / 1e9,
         "load": os.getloadavg()[0],  # of the last minute: near 0 on an idle machine
     }
 

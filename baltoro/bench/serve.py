@@ -25,7 +25,7 @@ import numpy as np
 
 from baltoro.bench.record import PeerResult, Record, compare, median_ratio
 from baltoro.bench.roofline import Roofline
-from baltoro.checkpoint.inspect import describe
+from baltoro.checkpoint.inspect import bytes_read, describe
 from baltoro.config import BaltoroError, ModelConfig
 
 REQUESTS = 16
@@ -136,16 +136,6 @@ def own_command(folder: Path, port: int, threads: int, dense_bits: int = 16) -> 
     return [sys.executable, "-c", start, "serve", *options]
 
 
-def bytes_per_step(config: ModelConfig, requests: int, dense_bits: int = 16) -> float:
-    """Weights that a step of one token for each request reads: an expert that several choose is
-    read once."""
-    report = describe("", config, dense_bits=dense_bits)
-    experts = report.parts["routed experts"].size_bytes
-    chosen = config.num_experts_per_tok / config.n_routed_experts
-    dense = report.decode_bytes - chosen * experts
-    return dense + (1 - (1 - chosen) ** requests) * experts
-
-
 @dataclass
 class Clients:
     """All requests at once against one server, every time with other prompts."""
@@ -193,7 +183,8 @@ def run(
         f"{folder.name}, {requests} requests at once, prompts of {PROMPT}, dense weights in "
         f"{dense_bits} bits, {threads} threads"
     )
-    size = bytes_per_step(config, requests, dense_bits)
+    parts = describe("", config).parts
+    size = bytes_read(parts, config, requests, dense_bits=dense_bits)
     with running(own_command(folder, port, threads, dense_bits), port, dict(os.environ)) as url:
         ours = Clients(url, {}, config, requests)
         for clients in (ours, *others.values()):

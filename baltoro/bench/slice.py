@@ -49,9 +49,9 @@ def run(
     rounds: int = 5,
     dense_bits: int = 16,
 ) -> Record:
-    """MoE layers per second in decoding, with all that the issue of real size asks for in the
-    details: milliseconds, bytes, projections for 61 layers on this memory and on `bandwidths`
-    (bytes per second), and the time to the first token of a prompt."""
+    """MoE layers per second in decoding. In the details: milliseconds, bytes, projections for 61
+    layers on this memory and on `bandwidths` (bytes per second), and the time to the first token
+    of a prompt."""
     checkpoint = open_checkpoint(folder)
     config = checkpoint.config
     whole = Loaded(checkpoint, config.num_hidden_layers, threads, prompt, memory, dense_bits)

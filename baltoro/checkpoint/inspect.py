@@ -96,40 +96,43 @@ def inspect(target: str | Path, *, measure: bool = False) -> Report:
 def describe(
     name: str, config: ModelConfig, bandwidth: float | None = None, *, dense_bits: int = 16
 ) -> Report:
-    """The numbers that follow from a configuration.
-
-    `dense_bits` 8: decoding reads INT8 copies with a bf16 scale for 32 weights in place of bf16.
-    """
+    """The numbers that follow from a configuration; `dense_bits` as in `bytes_read`."""
     parts = count_parts(expected_tensors(config))
     experts = parts["routed experts"]
     share = config.num_experts_per_tok / config.n_routed_experts
     idle = experts.parameters - round(experts.parameters * share)
-    read = bytes_read(parts, config)
-    if dense_bits == 8:
-        kept = round(experts.size_bytes * share) + parts["routers"].size_bytes
-        read = kept + (read - kept) * (8 * GROUP_SIZE + 16) // (16 * GROUP_SIZE)
     return Report(
         name=name,
         config=config,
         parts=parts,
         active_parameters=sum(part.parameters for part in parts.values()) - idle,
         cache_bytes_per_token=config.latent_dim * config.num_hidden_layers * CACHE_NUMBER_BYTES,
-        decode_bytes=read,
+        decode_bytes=bytes_read(parts, config, dense_bits=dense_bits),
         bandwidth=bandwidth,
     )
 
 
-def bytes_read(parts: Mapping[str, Part], config: ModelConfig, batch: int = 1) -> int:
+def bytes_read(
+    parts: Mapping[str, Part], config: ModelConfig, batch: int = 1, *, dense_bits: int = 16
+) -> int:
     """Bytes of weights that a step reads which decodes one token for each of `batch` requests.
 
     All but the experts that nobody chose, where all are chosen equally often, and but the rows of
-    the embedding table that nobody needs.
+    the embedding table that nobody needs. With `dense_bits` 8, INT8 copies are read in place of
+    the bf16 weights; the routers have none.
     """
     experts, embedding = parts["routed experts"].size_bytes, parts["embedding"].size_bytes
+    routers = parts["routers"].size_bytes
     rows = min(batch, config.vocab_size) * (embedding // config.vocab_size)
     size = sum(part.size_bytes for part in parts.values())
+    dense = size - experts - embedding - routers + rows
     chosen = experts_chosen(config, batch) / config.n_routed_experts
-    return size - experts - embedding + rows + round(experts * chosen)
+    return (int8_bytes(dense) if dense_bits == 8 else dense) + routers + round(experts * chosen)
+
+
+def int8_bytes(size: int) -> int:
+    """Bytes of the INT8 copy of `size` bytes of bf16 weights: with a bf16 scale for each group."""
+    return size * (8 * GROUP_SIZE + 16) // (16 * GROUP_SIZE)
 
 
 def experts_chosen(config: ModelConfig, batch: int) -> float:
@@ -163,7 +166,7 @@ def measure_bandwidth(size_bytes: int = 1 << 29, repeats: int = 3) -> float:
 
 def fits_in_memory(report: Report) -> bool:
     """Whether this machine has memory for all weights."""
-    return report.size_bytes <= _memory_bytes()
+    return report.size_bytes <= machine_bytes()
 
 
 def render(report: Report) -> Group:
@@ -187,27 +190,28 @@ def _sentences(report: Report) -> list[str]:
     lines = [
         f"{_count(report.parameters)} parameters, {_count(report.active_parameters)} active "
         f"per token ({config.num_experts_per_tok} of {config.n_routed_experts} experts)",
-        f"{_size(report.size_bytes)} on disk ({report.size_bytes:,} bytes)",
+        f"{size_text(report.size_bytes)} on disk ({report.size_bytes:,} bytes)",
         f"{report.cache_bytes_per_token:,} bytes of cache per token, "
-        f"{_size(report.cache_bytes_per_token * config.max_position_embeddings)} for all "
+        f"{size_text(report.cache_bytes_per_token * config.max_position_embeddings)} for all "
         f"{config.max_position_embeddings:,}",
-        f"{_size(report.decode_bytes)} of weights read per decoded token",
+        f"{size_text(report.decode_bytes)} of weights read per decoded token",
     ]
     if report.bandwidth is not None:
         full = report.tokens_per_second(config.max_position_embeddings)
         lines.append(
-            f"{_size(report.bandwidth)}/s read from memory here, which allows "
+            f"{size_text(report.bandwidth)}/s read from memory here, which allows "
             f"{report.tokens_per_second():,.1f} tokens/s, {full:,.1f} at full context"
         )
         if not fits_in_memory(report):
             lines.append(
-                f"The weights do not fit into this machine's {_size(_memory_bytes())} of memory: "
-                "the disk will be slower."
+                f"The weights do not fit into this machine's {size_text(machine_bytes())} of "
+                "memory: the disk will be slower."
             )
     return lines
 
 
-def _memory_bytes() -> int:
+def machine_bytes() -> int:
+    """This machine's memory."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
@@ -215,7 +219,7 @@ def _count(number: int) -> str:
     return f"{number / 1e9:,.1f}B" if number >= 1e9 else f"{number / 1e6:,.2f}M"
 
 
-def _size(size_bytes: float) -> str:
+def size_text(size_bytes: float) -> str:
     for unit, scale in (("GB", 1e9), ("MB", 1e6)):
         if size_bytes >= scale:
             return f"{size_bytes / scale:,.1f} {unit}"

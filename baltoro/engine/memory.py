@@ -12,11 +12,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from baltoro.checkpoint.inspect import describe
+from baltoro.checkpoint.inspect import describe, int8_bytes, machine_bytes, size_text
 from baltoro.config import BaltoroError, ModelConfig
 from baltoro.kernels.cores import available_cores
 from baltoro.kernels.step import Activations
-from baltoro.quant.int4 import GROUP_SIZE
 
 BLOCK_TOKENS = 64
 DEFAULT_CACHE_BYTES = 1 << 30  # unless one whole context needs more
@@ -71,7 +70,7 @@ def plan_memory(
     experts = parts["routed experts"].size_bytes
     resident = sum(part.size_bytes for part in parts.values()) - experts
     if dense_bits == 8:
-        resident += resident * (8 * GROUP_SIZE + 16) // (16 * GROUP_SIZE)  # copies, with scales
+        resident += int8_bytes(resident)
     working = step_bytes(config, step_tokens)
     working += span_bytes(config, max_context, threads or available_cores())
     needed = resident + process_bytes(config) + working
@@ -88,10 +87,10 @@ def plan_memory(
     least = LEAST_LAYERS * config.num_experts_per_tok * slot_bytes(config, experts)
     if arena < least:
         raise BaltoroError(
-            f"{memory / 1e9:,.2f} GB of memory are too little for this model even with its "
-            f"experts on disk. The rest of its weights takes {resident / 1e9:,.2f} GB, and with "
-            f"cache and working space {(memory - arena + least) / 1e9:,.2f} GB is the least that "
-            "will do. Give more with memory, or ask for a smaller max_context."
+            f"{size_text(memory)} of memory are too little for this model even with its experts "
+            f"on disk. The rest of its weights takes {size_text(resident)}, and with cache and "
+            f"working space {size_text(memory - arena + least)} is the least that will do. Give "
+            "more with memory, or ask for a smaller max_context."
         )
     return MemoryPlan(tokens, arena)
 
@@ -211,7 +210,3 @@ def parse_size(size: int | str) -> int:
     if not match:
         raise BaltoroError(f"'{size}' is no size in memory; write it like 512MiB or 4GiB.")
     return int(float(match[1]) * _UNITS[match[2].lower()])
-
-
-def machine_bytes() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

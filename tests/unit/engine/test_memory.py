@@ -70,7 +70,7 @@ def test_a_step_of_a_prompt_has_tokens_enough_for_each_expert():
 
 
 def test_too_little_is_refused_with_the_least_that_will_do():
-    with pytest.raises(BaltoroError, match=r"23\.\d\d GB, and with .* is the least") as refused:
+    with pytest.raises(BaltoroError, match=r"23\.\d GB, and with .* is the least") as refused:
         plan(K2, 20 * GB, 4096)
     least = float(str(refused.value).split(" GB is the least")[0].rsplit(" ", 1)[1])
     assert plan(K2, int((least + 0.1) * GB), 4096).arena_bytes is not None
