@@ -164,7 +164,7 @@ def _library(spec: Mapping[str, Any], where: str) -> Any:
 def _ordinary_tokens(
     spec: Mapping[str, Any], markers: Mapping[str, int], where: str
 ) -> dict[bytes, int]:
-    byte_of = _bytes_of_letters()
+    byte_of = bytes_of_letters()
     ranks: dict[bytes, int] = {}
     for token, id in spec["model"]["vocab"].items():
         if token in markers:
@@ -182,7 +182,7 @@ def _ordinary_tokens(
     return ranks
 
 
-def _bytes_of_letters() -> dict[str, int]:
+def bytes_of_letters() -> dict[str, int]:
     """Byte-level BPE writes bytes as letters: printable ones as they are, others from U+0100 on."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]

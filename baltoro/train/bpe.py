@@ -20,6 +20,7 @@ import typer
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
 from baltoro.chat.format import ChatFormat
+from baltoro.chat.json_tokenizer import bytes_of_letters
 from baltoro.chat.template import render_text
 from baltoro.chat.tokenizer import SPECIAL_OFFSETS
 from baltoro.tasks.mixture import TASKS, converse
@@ -63,7 +64,7 @@ def learn_ranks(texts: Iterator[str], num_ranks: int) -> list[bytes]:
         show_progress=True,
     )
     bpe.train_from_iterator(texts, trainer)
-    to_byte = {char: byte for byte, char in byte_characters().items()}
+    to_byte = bytes_of_letters()
     ranks = [bytes([b]) for b in range(256)]
     seen = set(ranks)
     for left, right in json.loads(bpe.to_str())["model"]["merges"]:
@@ -72,13 +73,6 @@ def learn_ranks(texts: Iterator[str], num_ranks: int) -> list[bytes]:
             seen.add(token)
             ranks.append(token)
     return ranks
-
-
-def byte_characters() -> dict[int, str]:
-    """The printable character by which byte-level BPE writes each byte."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [b for b in range(256) if b not in printable]
-    return {b: chr(b) for b in printable} | {b: chr(256 + i) for i, b in enumerate(others)}
 
 
 def write_tokenizer(folder: Path, ranks: list[bytes]) -> None:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 sys.path.append(str(Path(__file__).parents[1]))
 
+from baltoro.chat.json_tokenizer import bytes_of_letters
 from baltoro.chat.tokenizer import Tokenizer
 from baltoro.checkpoint.reader import Checkpoint, open_checkpoint
 from baltoro.config import ModelConfig
@@ -126,7 +127,7 @@ def add_no_tokenizer(writer: Any, c: ModelConfig) -> None:
 def add_tokenizer(writer: Any, tokenizer: Tokenizer) -> None:
     """llama.cpp cuts as Qwen2 does. Such pieces are whole pieces of `tiny`'s, put together, and no
     merge crosses them, so the ids are the same."""
-    characters = byte_characters()
+    characters = {byte: letter for letter, byte in bytes_of_letters().items()}
 
     def spelled(token: bytes) -> str:
         return "".join(characters[byte] for byte in token)
@@ -143,14 +144,6 @@ def add_tokenizer(writer: Any, tokenizer: Tokenizer) -> None:
     writer.add_bos_token_id(tokenizer.special.bos)
     writer.add_eos_token_id(tokenizer.special.im_end)
     writer.add_add_bos_token(False)
-
-
-def byte_characters() -> list[str]:
-    """The character that stands for each byte in GPT-2's vocabulary: itself where it can be seen,
-    else the next one from 256 on."""
-    seen = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    hidden = [byte for byte in range(256) if byte not in seen]
-    return [chr(byte if byte in seen else 256 + hidden.index(byte)) for byte in range(256)]
 
 
 def halves(token: bytes, ranks: Mapping[bytes, int]) -> tuple[bytes, bytes]:
