@@ -126,9 +126,8 @@ class Finished:
     run: Run
 
 
-Event = (
-    chat_model.Event
-    | Heavy
+Kept = (
+    Heavy
     | Started
     | Resumed
     | Retried
@@ -139,4 +138,5 @@ Event = (
     | Called
     | Returned
     | Finished
-)
+)  # what a trace keeps
+Event = chat_model.Event | Kept

@@ -259,7 +259,9 @@ def read_works(path: str | Path) -> list[Recorded | RecordedHeavy]:
 def _lines(path: str | Path) -> Iterator[tuple[int, Line]]:
     try:
         text = Path(path).read_bytes().decode("utf-8", errors="surrogatepass")
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise BaltoroError(f"cannot read the trace {path}: {error.strerror}.") from None
+    except UnicodeDecodeError as error:
         raise BaltoroError(f"cannot read the trace {path}: {error}.") from None
     for number, raw in enumerate(text.split("\n"), 1):
         if not raw.strip():

@@ -23,36 +23,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-from baltoro.agent.events import (
-    Called,
-    Dropped,
-    Event,
-    Finished,
-    Heavy,
-    Replied,
-    Resumed,
-    Retried,
-    Returned,
-    Shortened,
-    Started,
-    Violated,
-)
+from baltoro.agent.events import Called, Event, Finished, Kept, Replied, Resumed, Returned
 from baltoro.chat.chat_model import Sampling, TokenTrace
 from baltoro.config import BaltoroError
-
-Kept = (
-    Heavy
-    | Started
-    | Resumed
-    | Retried
-    | Violated
-    | Shortened
-    | Replied
-    | Dropped
-    | Called
-    | Returned
-    | Finished
-)
 
 
 class Trace:

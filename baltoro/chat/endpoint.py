@@ -50,8 +50,10 @@ def list_models(url: str, api_key: str) -> dict[str, Any]:
         _ = [str(entry["id"]) for entry in models["data"]]
         return models
     except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, TypeError) as error:
+        is_status = isinstance(error, httpx.HTTPStatusError)
+        said = f"status {error.response.status_code}" if is_status else error
         raise EndpointError(
-            f"{url} did not say which models it has ({error}). Is it an OpenAI-compatible "
+            f"{url} did not say which models it has ({said}). Is it an OpenAI-compatible "
             "endpoint up to and with /v1? Otherwise name the model."
         ) from error
 

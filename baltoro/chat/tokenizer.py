@@ -178,18 +178,18 @@ class Tokenizer:
             config = json.loads(_read(config_path))
             added = config.get("added_tokens_decoder", {})
             special_tokens = {token["content"]: int(id) for id, token in added.items()}
+            return cls(
+                _read_ranks(folder / "tiktoken.model"),
+                special_tokens,
+                pat_str=config.get("pat_str", K2_PATTERN),
+                chat_format=read_format(folder, config),
+            )
+        except BaltoroError:
+            raise
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            if isinstance(error, BaltoroError):
-                raise
             raise BaltoroError(
                 f"{config_path} is not a tokenizer configuration: {error}."
             ) from None
-        return cls(
-            _read_ranks(folder / "tiktoken.model"),
-            special_tokens,
-            pat_str=config.get("pat_str", K2_PATTERN),
-            chat_format=read_format(folder, config),
-        )
 
     def encode(self, text: str) -> list[int]:
         """Ordinary tokens only: text that looks like a special token is encoded as its bytes."""

@@ -95,8 +95,11 @@ def map_tensors(folder: Path) -> TensorMap:
     """All tensors of a folder, whatever they are: sharded with an index, or a single file."""
     if (folder / INDEX).exists():
         weight_map = read_json(folder / INDEX).get("weight_map")
-        is_map = isinstance(weight_map, dict) and weight_map
-        if not is_map or not all(isinstance(file, str) for file in weight_map.values()):
+        if (
+            not isinstance(weight_map, dict)
+            or not weight_map
+            or not all(isinstance(file, str) for file in weight_map.values())
+        ):
             raise BaltoroError(f"{folder / INDEX} has no weight_map. Download the file again.")
         files = sorted(set(weight_map.values()))
     elif (folder / SINGLE).exists():

@@ -180,12 +180,13 @@ def make_plan(
     judge: ChatModel | None,
 ) -> Plan:
     """What the options ask for."""
+    from baltoro.cli.work import known_context
     from baltoro.evals.run import Plan
     from baltoro.evals.solver import Way
 
     if judge is None and benchmark.simulated_user:
         judge = model
-    context = context_of(model)
+    context = known_context(model)
     return Plan(
         benchmark=benchmark,
         way=Way(
@@ -224,13 +225,6 @@ def need_inspect() -> None:
             raise BaltoroError(
                 f"benchmarks need {package}, which is not installed: pip install 'baltoro[eval]'."
             )
-
-
-def context_of(model: ChatModel) -> int | None:
-    """How many tokens a model takes, where that is known."""
-    from baltoro.cli.work import known_context
-
-    return known_context(model)
 
 
 def quantization_of(model: ChatModel, told: str) -> str:

@@ -93,7 +93,7 @@ class AccessOptions:
     host: Annotated[str, typer.Option(help="0.0.0.0 lets other machines in, with keys.")] = (
         "127.0.0.1"
     )
-    port: Annotated[int, typer.Option(help="0 takes a free one.")] = 8000
+    port: Annotated[int, typer.Option(help="0 takes a free one.", min=0, max=65535)] = 8000
     api_key_file: Annotated[
         Path | None,
         typer.Option(help="Keys or their hashes, see `baltoro key`; by default any is accepted."),

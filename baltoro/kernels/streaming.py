@@ -37,9 +37,3 @@ class StreamCounts:
     bytes_read: int
     seconds_waited: float  # of computing threads, for the disk
     slots: int  # experts that the arena holds
-
-    @property
-    def hit_rate(self) -> float:
-        """The share found in memory; 1 where none was wanted."""
-        wanted = self.hits + self.misses
-        return self.hits / wanted if wanted else 1.0

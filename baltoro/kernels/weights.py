@@ -57,12 +57,16 @@ class MLP:
 
 @dataclass(frozen=True)
 class Router:
+    """Scores the routed experts for a token."""
+
     gate: Matrix  # (number of experts, D)
     e_score_correction_bias: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Attention:
+    """Multi-head latent attention, as the checkpoint names its parts."""
+
     q_a_proj: Matrix | None  # None with q_a_layernorm where q_lora_rank is null
     q_a_layernorm: NDArray[np.float32] | None
     q_proj: Matrix  # q_b_proj, or q_proj where q_lora_rank is null
@@ -74,6 +78,8 @@ class Attention:
 
 @dataclass(frozen=True)
 class Layer:
+    """Attention, then a dense MLP or experts."""
+
     input_layernorm: NDArray[np.float32]
     attention: Attention
     post_attention_layernorm: NDArray[np.float32]
@@ -84,6 +90,8 @@ class Layer:
 
 @dataclass(frozen=True)
 class Weights:
+    """All that a step reads."""
+
     embed_tokens: Linear
     layers: tuple[Layer, ...]
     norm: NDArray[np.float32]

@@ -27,7 +27,7 @@ from baltoro.train.updater import Updater, use_threads
 
 @dataclass
 class Trainer:
-    """One run in one folder: `latest.pt`, `metrics.jsonl`, `metrics.png`, `config.json`."""
+    """One run in one folder: `latest.pt`, `metrics.jsonl`, `metrics.png`, `run.json`."""
 
     model: Transformer
     schedule: Schedule

@@ -142,8 +142,9 @@ def test_special_token_outside_its_slots_is_refused(tokenizer: Tokenizer):
         Tokenizer(tokenizer.ranks, {"<|im_end|>": 3})
 
 
-def test_config_that_is_not_json_is_named(tokenizer: Tokenizer, tmp_path: Path):
+@pytest.mark.parametrize("text", ["{", "[]", '{"pat_str": "("}', '{"pat_str": 3}'])
+def test_a_file_that_is_no_configuration_is_named(tokenizer: Tokenizer, tmp_path: Path, text):
     write_folder(tmp_path, tokenizer.ranks, {})
-    (tmp_path / "tokenizer_config.json").write_text("{")
+    (tmp_path / "tokenizer_config.json").write_text(text)
     with pytest.raises(BaltoroError, match=r"tokenizer_config\.json is not a tokenizer config"):
         Tokenizer.load(tmp_path)

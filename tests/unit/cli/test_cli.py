@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from baltoro.cli import main
+from baltoro.config import PRESETS
 
 
 @pytest.fixture
@@ -141,9 +142,17 @@ def test_an_upstream_that_does_not_answer_is_a_sentence(baltoro):
     assert said.startswith("baltoro: http://127.0.0.1:9/v1 did not say which models it has")
 
 
+def test_what_the_system_refuses_is_a_sentence_with_the_file(baltoro, tmp_path):
+    folder = tmp_path / "model.safetensors"
+    folder.mkdir()
+    (tmp_path / "config.json").write_text(PRESETS["tiny"].to_json())
+    assert baltoro("inspect", str(tmp_path))[::2] == (2, f"baltoro: {folder}: Is a directory.\n")
+
+
 def test_a_wrong_option_is_exit_code_2(baltoro):
     assert baltoro("chat", "Hi", "--temperature", "hot")[0] == 2
     assert baltoro("agent", "Hi", "--max-steps", "0")[0] == 2
+    assert baltoro("serve", "--port", "99999")[0] == 2
     assert baltoro("dance")[0] == 2
 
 
@@ -168,6 +177,7 @@ IMPORTS = """
 import json, sys
 sys.argv = ["baltoro", *{arguments!r}]
 from baltoro.cli import main
+from baltoro.config import PRESETS
 try:
     main()
 except SystemExit:

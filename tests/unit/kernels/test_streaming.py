@@ -125,7 +125,6 @@ def test_what_fits_is_read_once(checkpoint: Checkpoint) -> None:
     assert first.bytes_read == first.misses * one
     assert second.misses == first.misses
     assert second.hits > first.hits
-    assert 0 < second.hit_rate < 1
 
 
 def test_a_pinned_expert_is_never_read_again(checkpoint: Checkpoint) -> None:
