@@ -180,6 +180,7 @@ class Work:
 
 
 def known_context(model: ChatModel) -> int | None:
+    """How many tokens a model takes, where that is known."""
     if isinstance(model, HttpChatModel):
         return model.max_context
     engine = getattr(model, "engine", None)
