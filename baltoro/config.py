@@ -8,8 +8,8 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
-import math
 import re
+import sys
 import tomllib
 import types
 import typing
@@ -646,7 +646,7 @@ def check_least(config: Any, least: float, names: str) -> None:
 
 def _is_number(value: Any) -> bool:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_number and math.isfinite(value)
+    return is_number and abs(value) <= sys.float_info.max  # neither NaN nor infinite
 
 
 def _is_a(value: Any, kind: Any) -> bool:

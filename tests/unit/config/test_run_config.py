@@ -46,6 +46,7 @@ def test_a_run_is_read_and_written_resolved(tmp_path):
         ("lr = \n", "is not valid TOML"),
         ("model = 3\n", "model is 3, but must be text."),
         ("lr = '3'\n", "lr is '3', but must be a number."),
+        ("lr = inf\n", "lr is inf, but must be a number."),
         ("lr = nan\n", "lr is nan, but must be a number."),
         ("group_size = 1.5\n", "group_size is 1.5, but must be a whole number."),
         ("group_size = true\n", "group_size is True, but must be a whole number."),
