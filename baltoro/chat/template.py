@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -336,8 +337,8 @@ def _append_ids(ids: list[int], tokenizer: Tokenizer, parts: Iterable[str]) -> N
 
 # A system prompt or a list of tools can be long, and a server meets ever new ones.
 @lru_cache(maxsize=64)
-def _encode_constant(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
-    return tuple(tokenizer.encode(text))
+def _encode_constant(tokenizer: Tokenizer, text: str) -> array[int]:
+    return array("i", tokenizer.encode(text))
 
 
 _NATIVE_ID = re.compile(r"functions\..+:[0-9]{1,9}", re.DOTALL)
