@@ -162,11 +162,9 @@ class Clerk:
     def turn(self, request: ChatRequest, facts: dict[str, Any]) -> Said:
         if request.messages[-1]["role"] == "tool":
             return "Done."
-        spoken = {
-            message["content"] for turn in facts["turns"] for message in turn
-        }  # other user messages tell of new functions
-        users = [m for m in request.messages if m["role"] == "user" and m["content"] in spoken]
-        wanted = facts["raw_ground_truth"][len(users) - 1]
+        # A turn ends with words of the model; it may begin with new functions and no words at all.
+        over = [m for m in request.messages if m["role"] == "assistant" and not m.get("tool_calls")]
+        wanted = facts["raw_ground_truth"][len(over)]
         parameters = {
             tool["function"]["name"]: list(tool["function"]["parameters"].get("properties", {}))
             for tool in request.tools
