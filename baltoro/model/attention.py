@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, einsum, nn
 
 from baltoro.config import ModelConfig
+from baltoro.model.norm import RMSNorm
 from baltoro.model.rope import rotate, softmax_scale
 
 LATENT_NORM_EPS = 1e-6  # the published model's latent norms do not use rms_norm_eps
@@ -53,10 +54,10 @@ class MultiHeadLatentAttention(nn.Module):
             self.q_proj = nn.Linear(D, H * config.qk_head_dim, bias=False)
         else:
             self.q_a_proj = nn.Linear(D, config.q_lora_rank, bias=False)
-            self.q_a_layernorm = nn.RMSNorm(config.q_lora_rank, LATENT_NORM_EPS)
+            self.q_a_layernorm = RMSNorm(config.q_lora_rank, LATENT_NORM_EPS)
             self.q_b_proj = nn.Linear(config.q_lora_rank, H * config.qk_head_dim, bias=False)
         self.kv_a_proj_with_mqa = nn.Linear(D, config.latent_dim, bias=False)
-        self.kv_a_layernorm = nn.RMSNorm(C, LATENT_NORM_EPS)
+        self.kv_a_layernorm = RMSNorm(C, LATENT_NORM_EPS)
         kv_b_width = config.qk_nope_head_dim + config.v_head_dim
         self.kv_b_proj = nn.Linear(C, H * kv_b_width, bias=False)
         self.o_proj = nn.Linear(H * config.v_head_dim, D, bias=False)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from baltoro.config import ModelConfig
 from baltoro.model.attention import LatentCache, MultiHeadLatentAttention
 from baltoro.model.moe import MixtureOfExperts, RoutedExperts, Router, SwiGLU
+from baltoro.model.norm import RMSNorm
 from baltoro.model.rope import rope_table
 
 
@@ -19,9 +20,9 @@ class Block(nn.Module):
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         D, eps = config.hidden_size, config.rms_norm_eps
-        self.input_layernorm = nn.RMSNorm(D, eps)
+        self.input_layernorm = RMSNorm(D, eps)
         self.self_attn = MultiHeadLatentAttention(config)
-        self.post_attention_layernorm = nn.RMSNorm(D, eps)
+        self.post_attention_layernorm = RMSNorm(D, eps)
         if config.is_moe_layer(layer):
             self.mlp: nn.Module = MixtureOfExperts(config)
         else:
@@ -46,7 +47,7 @@ class Decoder(nn.Module):
         self.config = config
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(Block(config, i) for i in range(config.num_hidden_layers))
-        self.norm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
     def forward(
         self,
