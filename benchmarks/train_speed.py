@@ -4,9 +4,10 @@
 
 Both compute the loss of the same samples in float32, in turns: rows of random tokens that are all
 learned, and what the recipe's `sft` stage learns in a step, where only the assistant's tokens are.
-Ours has its samples one behind the other, theirs has rows of similar length that are padded, which
-is all it can do on a CPU. The result counts tokens in a second, padding not among them; the
-difference of the losses is among the details.
+Ours has its samples one behind the other, theirs has rows of similar length that are padded. It can
+take packed rows too, told by their `position_ids`, under a mask over the whole row: not compared
+here. The result counts tokens in a second, padding not among them; the difference of the losses is
+among the details.
 """
 
 from __future__ import annotations
