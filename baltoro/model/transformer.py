@@ -1,5 +1,5 @@
 """The whole model. Names of modules and parameters are the published checkpoint's, except that
-routed experts are stacked into one tensor each (`state_dict_adapter` takes them apart).
+routed experts are stacked into one tensor each (`train/export.py` takes them apart).
 
 Shape legend:  B batch    T tokens    D hidden_size    V vocab_size
 """
@@ -17,6 +17,8 @@ from baltoro.model.rope import rope_table
 
 
 class Block(nn.Module):
+    """A layer: attention, then a dense or a mixture-of-experts network, each added to its input."""
+
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         D, eps = config.hidden_size, config.rms_norm_eps

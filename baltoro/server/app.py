@@ -19,6 +19,7 @@ from baltoro.server.guard import Guard
 from baltoro.server.keys import Key, KeyRing
 from baltoro.server.openapi import (
     ChatCompletionOut,
+    FailedOut,
     HealthOut,
     ModelListOut,
     ModelOut,
@@ -117,7 +118,7 @@ def page_file(name: str, media_type: str) -> Response:
     return Response(content, media_type=media_type, headers=PAGE_HEADERS)
 
 
-@public.get("/health", responses=answers(HealthOut, errors=(), also={503: HealthOut}))
+@public.get("/health", responses=answers(HealthOut, errors=(), also={503: FailedOut}))
 def health(request: Request) -> Response:
     """200 while answers can be given; 503 with the reason once they can't."""
     service = service_of(request)

@@ -30,8 +30,14 @@ class ErrorOut(Out):
 
 
 class HealthOut(Out):
-    status: Literal["ok", "failed"]
+    status: Literal["ok"]
     model: str
+
+
+class FailedOut(Out):
+    status: Literal["failed"]
+    model: str
+    reason: str
 
 
 class ModelOut(Out):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
+from baltoro.config import BaltoroError
 from baltoro.kernels.cores import available_cores
 from baltoro.model.transformer import Transformer
 from baltoro.train.data import Batch, Sample, make_batches
@@ -26,6 +27,10 @@ GIVE_UP = 8  # steps left out in a row
 def use_threads(threads: int) -> None:
     """More threads than cores wait for each other: a job pinned to one core runs on one thread."""
     torch.set_num_threads(min(threads, available_cores()))
+
+
+class Diverged(BaltoroError, FloatingPointError):
+    """Training left the finite numbers, or what is usual for too long."""
 
 
 class Updater:
@@ -87,13 +92,13 @@ class Updater:
     def finish(self, step: int, loss: float, latest: Path) -> dict[str, Any]:
         """Take the step; returns what is worth logging.
 
-        Raises FloatingPointError, naming the last good state, if the loss or the gradient is not
+        Raises Diverged, naming the last good state, if the loss or the gradient is not
         finite, and if one step after the other is left out as a spike.
         """
         schedule = self.schedule
         norm = self.clip_gradients(schedule.max_gradient_norm)
         if not math.isfinite(loss) or not math.isfinite(norm):
-            raise FloatingPointError(
+            raise Diverged(
                 f"step {step}: loss {loss}, gradient norm {norm}. The last good state "
                 f"is {latest}; resume with a lower lr."
             )
@@ -106,7 +111,7 @@ class Updater:
             self.norms = [*self.norms, norm][-USUAL:]
         self.skipped = self.skipped + 1 if spike else 0
         if self.skipped == GIVE_UP:
-            raise FloatingPointError(
+            raise Diverged(
                 f"step {step}: {GIVE_UP} steps in a row were left out; {spike}. The last good "
                 f"state is {latest}; resume with a lower lr or a higher skip_above."
             )

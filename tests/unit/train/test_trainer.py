@@ -13,6 +13,7 @@ from baltoro.train.folder import drop_rows_from
 from baltoro.train.load import stretched
 from baltoro.train.schedule import Schedule
 from baltoro.train.trainer import Trainer, teacher_forced
+from baltoro.train.updater import Diverged
 
 CONFIG = dataclasses.replace(
     preset("tiny"), vocab_size=64, hidden_size=64, num_hidden_layers=2, pad_token_id=0,
@@ -70,7 +71,7 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_names_the_last_good_state
     broken = trainer(tmp_path)
     with torch.no_grad():
         broken.model.lm_head.weight[3] = float("nan")
-    with pytest.raises(FloatingPointError, match=r"step 0: loss nan.*latest\.pt"):
+    with pytest.raises(Diverged, match=r"step 0: loss nan.*latest\.pt"):
         broken.train_step()
 
 
@@ -121,7 +122,7 @@ def test_a_gradient_far_beyond_the_usual_is_left_out_and_says_what_it_saw(tmp_pa
     for name, tensor in before.items():
         assert torch.equal(tensor, guarded.model.state_dict()[name]), name
     guarded.updater.skipped = 7
-    with pytest.raises(FloatingPointError, match=r"8 steps in a row were left out"):
+    with pytest.raises(Diverged, match=r"8 steps in a row were left out"):
         guarded.train_step()
 
 
