@@ -29,7 +29,7 @@ STEPS = (
     ("decode", "decode.py", "--rounds", "5"),
     ("prefill", "prefill.py"),
     ("serve", "serve.py", "--rounds", "3", "--threads", "{cores}"),
-    ("http", "http_layer.py", "--rounds", "6"),
+    ("http", "http_layer.py", "--rounds", "16"),
     ("cache", "alone.py", "cache", "--rounds", "3", "--threads", "{cores}"),
     ("threads", "threads.py", "--rounds", "5"),
     ("fairness", "fairness.py", "--rounds", "1", "--threads", "{cores}"),

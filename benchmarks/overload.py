@@ -25,12 +25,23 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
-from clients import CACHE_MEMORY, START, TASKS, Log, Reply, ask, quantile, solve, watch_memory
+from clients import (
+    CACHE_MEMORY,
+    START,
+    TASKS,
+    Exchange,
+    Log,
+    differ,
+    quantile,
+    solve,
+    watch_memory,
+)
 from openai import APIStatusError, AsyncOpenAI, OpenAIError, RateLimitError
 
 from baltoro.tasks.phrases import make_scene
@@ -196,11 +207,10 @@ async def settled(url: str) -> dict[str, float]:
     return left
 
 
-async def said(url: str, exchanges: list[tuple[dict[str, Any], Reply]]) -> int:
+async def said(url: str, exchanges: Sequence[Exchange]) -> int:
     """How many of these requests are answered otherwise than before."""
     async with AsyncOpenAI(base_url=f"{url}/v1", api_key="any", max_retries=0) as api:
-        replies = [await ask(api, body, False, Log()) for body, _ in exchanges]
-    return sum(now != then for now, (_, then) in zip(replies, exchanges, strict=True))
+        return await differ(api, exchanges)
 
 
 async def killed_under_load(process: subprocess.Popen[str], url: str, clients: int) -> None:
@@ -222,14 +232,16 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             left = asyncio.run(settled(url))
             exchanges = crowd.log.exchanges
             chosen = random.Random(0).sample(exchanges, min(options.replayed, len(exchanges)))
-            differing = asyncio.run(said(url, chosen))
+            differing, mixed_up = (
+                asyncio.run(said(url, of)) for of in (chosen, crowd.log.suspects())
+            )
             asyncio.run(killed_under_load(process, url, options.clients))
             process, url, seconds = start(options.model, options.threads, cache)
             differing_after = asyncio.run(said(url, chosen))
         finally:
             process.kill()
             process.wait()
-    return summary(crowd, alive, left, differing, seconds, differing_after, options)
+    return summary(crowd, alive, left, differing, mixed_up, seconds, differing_after, options)
 
 
 def summary(
@@ -237,6 +249,7 @@ def summary(
     alive: bool,
     left: dict[str, float],
     differing: int,
+    mixed_up: int,
     restart_seconds: float,
     differing_after: int,
     options: argparse.Namespace,
@@ -250,7 +263,7 @@ def summary(
         "queue_bounded": max(crowd.waiting) <= MAX_REQUESTS,
         "nobody_starved": not crowd.starved,
         "no_errors": not log.errors and bool(log.answered),
-        "nothing_mixed_up": not verdicts["mixed_up"],
+        "nothing_mixed_up": not mixed_up,
         "rubbish_refused": all(400 <= status < 500 for status in crowd.rubbish),
         "nothing_left": not any(left.values()),
         "same_alone": not differing,
@@ -264,7 +277,8 @@ def summary(
         "seconds": options.seconds,
         "answered": len(log.answered),
         "requests": len(log.exchanges),
-        **{name: verdicts[name] for name in ("right", "wrong", "mixed_up")},
+        **{name: verdicts[name] for name in ("right", "wrong")},
+        "mixed_up": mixed_up,
         "left": crowd.left,
         "refused_429": crowd.refused,
         "rubbish": {str(status): count for status, count in sorted(crowd.rubbish.items())},
