@@ -56,7 +56,10 @@ def failure_of(state: TaskState) -> Exception | None:
 
 
 def outcome_of(state: TaskState, reason: str) -> Outcome:
-    replies = [m for m in state.messages if isinstance(m, ChatMessageAssistant)]
+    # A problem may itself be a conversation, whose replies are not this model's.
+    replies = [
+        m for m in state.messages if isinstance(m, ChatMessageAssistant) and m.source != "input"
+    ]
     if state.output.choices and state.output.stop_reason in ("max_tokens", "model_length"):
         reason = "reply_cut"
     elif reason == "answered" and not said_something(replies):
