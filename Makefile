@@ -36,16 +36,16 @@ e2e: $(VENV)/.developer $(VENV)/.installed ## Run the end-to-end tests, the long
 	$(BIN)/python -m pytest tests/e2e -m "long or not long" --timeout 3600 $(ARGS)
 
 soak: $(VENV)/.developer $(VENV)/.installed ## Let eight clients talk for two minutes, then 64 rude ones for ten; kill -9
-	$(BIN)/python benchmarks/clients.py --seconds 120
-	$(BIN)/python benchmarks/overload.py --seconds 600 $(ARGS)
+	$(BIN)/python benchmarks/server/clients.py --seconds 120
+	$(BIN)/python benchmarks/server/overload.py --seconds 600 $(ARGS)
 
 evidence: $(VENV)/.developer $(VENV)/.installed ## Measure what the documents claim of the bundled model
 	$(BIN)/baltoro eval skills --model tiny
-	$(BIN)/python benchmarks/first_answer.py
-	$(BIN)/python benchmarks/evidence.py $(ARGS)
+	$(BIN)/python benchmarks/server/first_answer.py
+	$(BIN)/python benchmarks/training/evidence.py $(ARGS)
 
 bench: $(VENV)/.installed ## Measure speed beside the peers in BALTORO_PEERS; writes benchmarks/RESULTS.md
-	$(BIN)/python benchmarks/all.py $(ARGS)
+	$(BIN)/python benchmarks/speed/all.py $(ARGS)
 
 check: $(VENV)/.developer ## Check format, lint, types and the direction of imports
 	@failed=; for tool in "ruff format --check ." "ruff check ." lint-imports pyright; do \

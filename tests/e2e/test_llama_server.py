@@ -1,8 +1,8 @@
 """`baltoro serve --upstream` in front of llama.cpp's real server, which runs the bundled model.
 
-BALTORO_PEERS names a folder of `benchmarks/peers/setup.sh`, which builds that server. It takes the
-template that comes with it, and is asked in two ways: as it is meant to be used, and without its
-parsing of the thinking.
+BALTORO_PEERS names a folder of `benchmarks/speed/peers/setup.sh`, which builds that server. It
+takes the template that comes with it, and is asked in two ways: as it is meant to be used, and
+without its parsing of the thinking.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from baltoro.server.serve import ServeConfig, open_app
 PEERS = Path(os.environ.get("BALTORO_PEERS", "."))
 SERVER = PEERS / "llama/bin/llama-server"
 TEMPLATE = "vendor/llama.cpp/models/templates/Kimi-K2-Thinking.jinja"
-WRITE_GGUF = Path(__file__).parents[2] / "benchmarks/peers/write_gguf.py"
+WRITE_GGUF = Path(__file__).parents[2] / "benchmarks/speed/peers/write_gguf.py"
 START_SECONDS = 60.0
 
 SYSTEM = {"role": "system", "content": "You are tiny, a small model with few skills."}

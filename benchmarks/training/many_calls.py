@@ -1,0 +1,155 @@
+"""Three hundred calls in a row in the agent's loop, by kind of chain and context strategy.
+
+    python benchmarks/training/many_calls.py --model runs/tiny/rl/int4
+
+Every problem is unseen, the lookups are real, and nothing guides the model but its own turns. What
+is finished is kept in `--out`, so a stopped run goes on where it was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import statistics
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from answers import EVIDENCE, Out, save
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+from baltoro.agent.attempt import Attempt, attempt
+from baltoro.agent.context import Window, window
+from baltoro.agent.loop import Limits
+from baltoro.chat.chat_model import ChatModel, Sampling
+from baltoro.engine.open_model import open_model
+from baltoro.engine.options import EngineOptions
+from baltoro.evals.skills import wilson
+from baltoro.tasks.mixture import Conversation, find_task, pose_all
+
+# What makes `calls` calls, by the word for it.
+KINDS = {
+    "linked lookups": lambda calls: f"chain_{calls}",
+    "running totals": lambda calls: f"running_total_{max(1, calls - 1)}",
+    "walk through a tree": lambda calls: f"tree_{calls}",
+}
+SHORT = 2048  # tokens of the window in which turns are dropped
+# Hiding saves nothing while there is room, so it gets a window that 300 calls don't fit into.
+STRATEGIES = {
+    "full history": lambda: Window(None),
+    "hide-all": lambda: window("hide-all", 4 * SHORT),
+    "keep-last-5": lambda: window("keep-last-5", SHORT),
+}
+TOKENS = 400  # of one reply at most
+
+
+def main(
+    model: Annotated[str, typer.Option(help="A bundled model or a folder.")] = "tiny",
+    problems: Annotated[int, typer.Option(min=1, help="Of each kind and strategy.")] = 100,
+    calls: Annotated[int, typer.Option(min=2)] = 300,
+    kind: Annotated[list[str] | None, typer.Option(help="Can be repeated.")] = None,
+    strategy: Annotated[list[str] | None, typer.Option(help="Can be repeated.")] = None,
+    concurrency: int = 16,
+    threads: int | None = None,
+    out: Out = EVIDENCE,
+) -> None:
+    chat_model = open_model(model, EngineOptions(threads=threads))
+    mark = {"model": model, "calls": calls, "n": problems}
+    rows = [row for row in earlier(out) if mark.items() <= row.items()]
+    done = {(row["kind"], row["strategy"]) for row in rows}
+    for name in kind or KINDS:
+        for chosen in strategy or STRATEGIES:
+            if (name, chosen) not in done:
+                talks = posed(name, calls, problems)
+                made = asyncio.run(attempt_all(chat_model, talks, chosen, concurrency))
+                rows.append({"kind": name, "strategy": chosen} | mark | summary(made))
+                keep(out, rows, model)
+
+
+def earlier(out: Path) -> list[dict[str, Any]]:
+    file = out / "many_calls.json"
+    return json.loads(file.read_text())["rows"] if file.exists() else []
+
+
+def posed(kind: str, calls: int, problems: int) -> list[Conversation]:
+    rng, task = random.Random(f"calls/{kind}/{calls}"), find_task(KINDS[kind](calls))
+    return [pose_all(rng, [task], "eval") for _ in range(problems)]
+
+
+async def attempt_all(
+    model: ChatModel, talks: Sequence[Conversation], strategy: str, concurrency: int
+) -> list[Attempt]:
+    slots = asyncio.Semaphore(concurrency)
+
+    async def one(index: int, talk: Conversation) -> Attempt:
+        steps = 2 * len(talk.problems[-1].table) + 8
+        async with slots:
+            return await attempt(
+                model,
+                find_task(talk.problems[-1].task),
+                talk,
+                limits=Limits(max_steps=steps),
+                sampling=Sampling(max_tokens=TOKENS, seed=1_000_003 * index),
+                window=STRATEGIES[strategy](),
+            )
+
+    return await asyncio.gather(*(one(i, talk) for i, talk in enumerate(talks)))
+
+
+def summary(made: Sequence[Attempt]) -> dict[str, Any]:
+    right = sum(one.right for one in made)
+    low, high = wilson(right, len(made))
+    return {
+        "right": right,
+        "low": low,
+        "high": high,
+        "median_calls": statistics.median(one.run.tool_calls for one in made),
+        "ends": Counter(one.run.stop_reason for one in made),
+        "seconds_per_call": sum(one.run.seconds for one in made)
+        / max(1, sum(one.run.tool_calls for one in made)),
+    }
+
+
+def keep(out: Path, rows: Sequence[dict[str, Any]], model: str) -> None:
+    said = [
+        f"{row['kind']}, {row['strategy']}: {row['right']} of {row['n']} "
+        f"({row['low']:.0%} to {row['high']:.0%})"
+        for row in rows
+    ]
+    save(
+        out,
+        "many_calls",
+        claim=f"{rows[0]['calls']} calls in a row in the agent's loop end with the right answer",
+        bar="linked lookups with the last turns kept 95 %; running totals with full history or "
+        "hide-all 80 %",
+        result="; ".join(said),
+        command=f"python benchmarks/training/many_calls.py --model {model}",
+        rows=rows,
+        figure=draw(rows),
+    )
+
+
+def draw(rows: Sequence[dict[str, Any]]) -> Figure:
+    figure, axis = plt.subplots(figsize=(9, 4), constrained_layout=True)
+    kinds = list(dict.fromkeys(row["kind"] for row in rows))
+    strategies = list(dict.fromkeys(row["strategy"] for row in rows))
+    width = 0.8 / len(strategies)
+    for i, name in enumerate(strategies):
+        for row in (row for row in rows if row["strategy"] == name):
+            share = row["right"] / row["n"]
+            error = [[max(0.0, share - row["low"])], [max(0.0, row["high"] - share)]]
+            x = kinds.index(row["kind"]) + (i - (len(strategies) - 1) / 2) * width
+            axis.bar(x, share, width, yerr=error, color=f"C{i}", capsize=3)
+        axis.bar(0, 0, color=f"C{i}", label=name)
+    axis.set_xticks(range(len(kinds)), kinds)
+    axis.set(ylabel=f"share right after {rows[0]['calls']} calls", ylim=(0, 1.05))
+    axis.legend()
+    return figure
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,319 @@
+"""MuonClip beside AdamW, and attention logits with and without QK-clip, over several seeds.
+
+    python benchmarks/training/optimizers.py compare
+    python benchmarks/training/optimizers.py clip
+    python benchmarks/training/optimizers.py spikes
+
+`compare` gives MuonClip 0.6 of the tokens (its whole schedule in that time) and both the same grid
+of learning rates, and reports the loss on demonstrations that no run was trained on. The first seed
+goes through the grid, the others take its two best rates. `clip` trains at ten times a useful rate.
+`spikes` looks for them in the logs of the stages that made the bundled model. Rows go to `--out` as
+JSON, with a picture; negative results stay in.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import training_runs as runs
+import typer
+from answers import EVIDENCE, Out, mean_and_margin, save
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+from baltoro.chat.tokenizer import Tokenizer
+from baltoro.config import from_mapping, load_toml, preset
+from baltoro.model.transformer import Transformer
+from baltoro.train.data import Sample, draw_samples
+from baltoro.train.pretrain import start_head_from_embedding
+from baltoro.train.schedule import Schedule
+from baltoro.train.sft import Phase, SftConfig, demonstration
+from baltoro.train.trainer import Trainer
+from baltoro.train.updater import ENOUGH, USUAL
+
+RATES = (2e-3, 4e-3, 8e-3, 16e-3)
+SHARE = 0.6  # of AdamW's tokens that MuonClip gets
+OPTIMIZERS = ("muonclip", "adamw")
+TOKENS_PER_STEP = 4096
+# The largest logit of 4,096 tokens differs by 5 % from batch to batch without any learning.
+TOKENS_PER_CLIPPED_STEP = 16_384
+HELD_OUT_TOKENS = 40_000
+SPIKE = 10.0  # times the median of the steps before: what `skip_above` is meant to be set to
+
+app = typer.Typer(no_args_is_help=True, help=__doc__)
+Steps = Annotated[int, typer.Option(min=10)]
+Seeds = Annotated[int, typer.Option(min=1)]
+Recipe = Annotated[Path, typer.Option(help="Whose demonstrations are learned.")]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run is decided by."""
+
+    optimizer: str
+    recipe: SftConfig
+    schedule: Schedule
+
+
+def sample_maker(recipe: SftConfig) -> Callable[[random.Random], Sample]:
+    """Demonstrations of the last phase, without what is rehearsed beside them."""
+    tokenizer = Tokenizer.load(recipe.tokenizer)
+    phase = from_mapping(Phase, recipe.phases[-1] | {"rehearsal": {}}, "the recipe's last phase")
+    return lambda rng: demonstration(rng, tokenizer, phase)
+
+
+def train(run: Run, folder: Path) -> dict[str, Any]:
+    """From random weights; held-out loss, and the largest logit of each step."""
+    make = sample_maker(run.recipe)
+    torch.manual_seed(run.schedule.seed)
+    model = Transformer(preset(run.recipe.model))
+    start_head_from_embedding(model)
+    trainer = Trainer(model, run.schedule, lambda step: make, folder)
+    if run.optimizer == "adamw":
+        trainer.updater.optimizer = adamw(trainer)  # type: ignore[assignment]
+    log = runs.finish(trainer, run)
+    unseen = draw_samples(-1, 0, HELD_OUT_TOKENS, make)  # seeds of runs are not negative
+    return {
+        "held_out_loss": runs.mean_loss(model, unseen),
+        "largest_logits": [row["max_logit"] for row in log],
+        "optimizer_share": statistics.mean(row["optimizer_share"] for row in log),
+    }
+
+
+def adamw(trainer: Trainer) -> torch.optim.AdamW:
+    """torch's, for all parameters, with what MuonClip gives to those that it leaves to AdamW."""
+    groups = trainer.updater.optimizer.param_groups
+    fields = [{"params": g["params"], "lr_scale": g["lr_scale"]} for g in groups]
+    decay = trainer.schedule.weight_decay
+    return torch.optim.AdamW(fields, betas=(0.9, 0.95), weight_decay=decay)
+
+
+@app.command()
+def compare(
+    steps: Steps = 200,
+    seeds: Seeds = 3,
+    out: Out = EVIDENCE,
+    recipe: Recipe = Path("recipes/tiny/sft.toml"),
+) -> None:
+    """The best of the grid for each optimizer, by the mean over the seeds."""
+    config, rows = load_toml(SftConfig, recipe), list[dict[str, Any]]()
+    for seed in range(seeds):
+        for name in OPTIMIZERS:
+            count = steps if name == "adamw" else math.ceil(SHARE * steps)
+            for lr in rates_of_next_seed(rows, name):
+                run = Run(name, config, schedule_of(count, lr, seed))
+                found = train(run, runs.RUNS / "optimizers" / f"{name}_{count}_{lr:g}_{seed}")
+                rows.append({"optimizer": name, "lr": lr, "seed": seed, "steps": count} | found)
+                print(f"{name} {lr:g}, seed {seed}: {found['held_out_loss']:.4f}", flush=True)
+    save(
+        out,
+        "optimizers",
+        claim=f"MuonClip at {SHARE} of the tokens learns as much as AdamW, both at their best rate "
+        f"of {', '.join(f'{lr:g}' for lr in RATES)}",
+        bar="held-out loss not worse",
+        result=sentence(rows),
+        command=f"python benchmarks/training/optimizers.py compare --steps {steps} --seeds {seeds}",
+        rows=rows,
+        figure=draw_losses(rows),
+    )
+
+
+def schedule_of(steps: int, lr: float, seed: int) -> Schedule:
+    """The last third of the steps decays, whatever their number."""
+    return Schedule(
+        steps=steps,
+        lr=lr,
+        warmup_steps=max(1, steps // 20),
+        decay_from=2 * steps // 3,
+        tokens_per_step=TOKENS_PER_STEP,
+        seed=seed,
+        save_every=20,
+    )
+
+
+def rates_of_next_seed(rows: Sequence[dict[str, Any]], name: str) -> Sequence[float]:
+    """All for the first seed, then its two best."""
+    first = {r["lr"]: r["held_out_loss"] for r in rows if r["optimizer"] == name and not r["seed"]}
+    return sorted(first, key=lambda lr: first[lr])[:2] or RATES
+
+
+def losses_by_rate(rows: Sequence[dict[str, Any]], name: str) -> dict[float, list[float]]:
+    """Of an optimizer: the losses of all seeds, in their order, at each rate."""
+    of = [row for row in rows if row["optimizer"] == name]
+    return {
+        lr: [row["held_out_loss"] for row in of if row["lr"] == lr]
+        for lr in sorted({row["lr"] for row in of})
+    }
+
+
+def best_rate(rows: Sequence[dict[str, Any]], name: str) -> tuple[float, list[float]]:
+    """The rate with the least mean loss of those that every seed took, and its losses."""
+    losses = losses_by_rate(rows, name)
+    seeds = max(len(of) for of in losses.values())
+    whole = {lr: of for lr, of in losses.items() if len(of) == seeds}
+    lr = min(whole, key=lambda lr: statistics.mean(whole[lr]))
+    return lr, whole[lr]
+
+
+def sentence(rows: Sequence[dict[str, Any]]) -> str:
+    (our_lr, ours), (their_lr, theirs) = (best_rate(rows, name) for name in OPTIMIZERS)
+    difference, margin = mean_and_margin([a - b for a, b in zip(ours, theirs, strict=True)])
+    steps = {row["optimizer"]: row["steps"] for row in rows}
+    share = statistics.mean(r["optimizer_share"] for r in rows if r["optimizer"] == OPTIMIZERS[0])
+    edge = [
+        f"{name}'s best rate is at the edge of the grid"
+        for name, lr in zip(OPTIMIZERS, (our_lr, their_lr), strict=True)
+        if lr in (RATES[0], RATES[-1])
+    ]
+    return "; ".join([
+        f"MuonClip {statistics.mean(ours):.3f} at {our_lr:g} after {steps['muonclip']} steps, "
+        f"AdamW {statistics.mean(theirs):.3f} at {their_lr:g} after {steps['adamw']} steps of "
+        f"{TOKENS_PER_STEP:,} tokens: {difference:+.3f} ± {margin:.3f} (95 %, {len(ours)} seeds)",
+        f"MuonClip takes {share:.0%} of a step's time",
+        *edge,
+    ])  # fmt: skip
+
+
+def draw_losses(rows: Sequence[dict[str, Any]]) -> Figure:
+    """Every run a dot, and the mean of the seeds as a line."""
+    figure, axis = plt.subplots(figsize=(6, 4), constrained_layout=True)
+    for name, colour in zip(OPTIMIZERS, ("C0", "C1"), strict=True):
+        of = [row for row in rows if row["optimizer"] == name]
+        axis.plot([r["lr"] for r in of], [r["held_out_loss"] for r in of], ".", color=colour)
+        means = {lr: statistics.mean(of) for lr, of in losses_by_rate(rows, name).items()}
+        axis.plot(*zip(*means.items(), strict=True), color=colour,
+                  label=f"{name}, {of[0]['steps']} steps")  # fmt: skip
+    axis.set(xlabel="learning rate", ylabel="held-out loss, each seed a dot", xscale="log")
+    axis.set_xticks(RATES, [f"{lr:g}" for lr in RATES])
+    axis.minorticks_off()
+    axis.grid(alpha=0.3)
+    axis.legend()
+    return figure
+
+
+@app.command()
+def clip(
+    steps: Steps = 120,
+    seeds: Seeds = 3,
+    threshold: float = 100.0,
+    rate: Annotated[float, typer.Option(help="Ten times that of `hone` and `widen`.")] = 0.03,
+    out: Out = EVIDENCE,
+    recipe: Recipe = Path("recipes/tiny/sft.toml"),
+) -> None:
+    """The largest logit of every step at ten times a useful rate, which does not decay here."""
+    config, rows = load_toml(SftConfig, recipe), list[dict[str, Any]]()
+    for seed in range(seeds):
+        for name, limit in (("no clip", math.inf), ("QK-clip", threshold)):
+            schedule = Schedule(
+                steps=steps,
+                lr=rate,
+                vocabulary_lr_scale=config.schedule["vocabulary_lr_scale"],
+                tokens_per_step=TOKENS_PER_CLIPPED_STEP,
+                weight_decay=0.0,
+                seed=seed,
+                qk_clip_threshold=limit,
+                save_every=20,
+            )
+            folder = runs.RUNS / "clip" / f"{name.replace(' ', '_')}_{rate:g}_{steps}_{seed}"
+            found = train(Run("muonclip", config, schedule), folder)
+            rows.append({"clip": name, "seed": seed, "lr": schedule.lr} | found)
+            print(f"{name}, seed {seed}: largest {max(found['largest_logits']):.1f}", flush=True)
+    save(
+        out,
+        "clip",
+        claim=f"QK-clip holds the largest attention logit at a learning rate of {rate:g}",
+        bar=f"unclipped above {threshold:g} and rising, clipped within 5 % of it",
+        result=said_of_clip(rows, threshold),
+        command=f"python benchmarks/training/optimizers.py clip --steps {steps} --seeds {seeds} "
+        f"--rate {rate:g}",
+        rows=rows,
+        figure=draw_logits(rows, threshold),
+    )
+
+
+def said_of_clip(rows: Sequence[dict[str, Any]], threshold: float) -> str:
+    """Of each seed: where the unclipped logits are halfway and at the end, and the highest of the
+    clipped ones."""
+    free, held = ([r for r in rows if r["clip"] == name] for name in ("no clip", "QK-clip"))
+    steps = len(free[0]["largest_logits"])
+    rising = [f"{max(r['largest_logits'][: steps // 2]):.0f} to {max(r['largest_logits']):.0f}"
+              for r in free]  # fmt: skip
+    highest = [max(r["largest_logits"]) for r in held]
+    losses = [statistics.mean(r["held_out_loss"] for r in of) for of in (free, held)]
+    return (
+        f"largest logit without clip up to half of {steps} steps and in all: {', '.join(rising)}; "
+        f"with clip {', '.join(f'{x:.1f}' for x in highest)}, at most "
+        f"{max(highest) / threshold - 1:+.1%} of {threshold:g}; held-out loss without clip "
+        f"{losses[0]:.2f}, with {losses[1]:.2f}; {len(free)} seeds"
+    )
+
+
+def draw_logits(rows: Sequence[dict[str, Any]], threshold: float) -> Figure:
+    figure, axis = plt.subplots(figsize=(7, 4), constrained_layout=True)
+    colours = {"no clip": "C1", "QK-clip": "C0"}
+    for row in rows:
+        label = row["clip"] if row["seed"] == 0 else None
+        axis.plot(row["largest_logits"], colours[row["clip"]], label=label, linewidth=0.8)
+    axis.axhline(threshold, color="grey", linewidth=0.5)
+    axis.set(xlabel="step", ylabel="largest attention logit", yscale="log")
+    axis.legend()
+    return figure
+
+
+@app.command()
+def spikes(
+    folder: Annotated[Path, typer.Option(help="Of the stages' runs.")] = Path("runs/tiny"),
+    stage: Annotated[list[str] | None, typer.Option(help="Can be repeated.")] = None,
+    out: Out = EVIDENCE,
+) -> None:
+    """How far losses and gradients of a run rose above those of the steps before."""
+    rows = []
+    for name in stage or ("pretrain", "sft", "hone", "finish", "mend"):
+        log = runs.read_log(folder / name)
+        norms, losses = (rises([row[key] for row in log]) for key in ("gradient_norm", "loss"))
+        rows.append({
+            "stage": name,
+            "steps": len(log),
+            "spikes": sum(rise > SPIKE for rise in (*norms, *losses)),
+            "largest_gradient": max(norms),
+            "largest_loss": max(losses),
+            "largest_logit": max(row["max_logit"] for row in log),
+            "tokens_per_step": statistics.mean(row["tokens"] for row in log),
+            "optimizer_share": statistics.mean(row["optimizer_share"] for row in log),
+        })  # fmt: skip
+    shares = ", ".join(
+        f"{r['stage']} {r['optimizer_share']:.0%} at {r['tokens_per_step']:,.0f} tokens"
+        for r in rows
+    )
+    save(
+        out,
+        "spikes",
+        claim="the bundled model was trained without spikes",
+        bar=f"no loss or gradient norm above {SPIKE:g} times the median of the {USUAL} steps "
+        "before it",
+        result=f"{sum(r['spikes'] for r in rows)} in {sum(r['steps'] for r in rows):,} steps; "
+        f"largest loss {max(r['largest_loss'] for r in rows):.1f} times, largest gradient norm "
+        f"{max(r['largest_gradient'] for r in rows):.1f} times, largest logit "
+        f"{max(r['largest_logit'] for r in rows):.0f}; the optimizer's share of a step: {shares}",
+        command="python benchmarks/training/optimizers.py spikes",
+        rows=rows,
+    )
+
+
+def rises(values: Sequence[float]) -> list[float]:
+    """Each value over the median of those before it."""
+    return [
+        values[i] / statistics.median(values[max(0, i - USUAL) : i])
+        for i in range(ENOUGH, len(values))
+    ]
+
+
+if __name__ == "__main__":
+    app()
