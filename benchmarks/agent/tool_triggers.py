@@ -17,7 +17,7 @@ from baltoro.evals.triggers import requests
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--model", default="tiny", help="a bundled model, a folder or an address")
     parser.add_argument("--problems", type=int, default=300, help="of each kind")
     parser.add_argument("--seed", type=int, default=0)

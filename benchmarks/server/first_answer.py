@@ -79,7 +79,7 @@ def stream(url: str) -> Iterator[ChoiceDelta]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--runs", type=int, default=5)
     options = parser.parse_args()

@@ -154,10 +154,8 @@ def metric(text: str, name: str) -> float:
 async def storm(url: str, pid: int, clients: int, seconds: float) -> Crowd:
     crowd = Crowd()
     until = time.monotonic() + seconds
-    limits = httpx.Limits(max_connections=clients)
-    http = httpx.AsyncClient(timeout=PATIENCE_SECONDS, limits=limits)
     async with AsyncOpenAI(
-        base_url=f"{url}/v1", api_key="any", max_retries=0, http_client=http
+        base_url=f"{url}/v1", api_key="any", max_retries=0, timeout=PATIENCE_SECONDS
     ) as api:
         model = (await api.models.list()).data[0].id
         watchers = [

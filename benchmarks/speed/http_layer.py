@@ -146,8 +146,9 @@ class Serving:
 @contextmanager
 def serving(folder: Path, threads: int) -> Iterator[Serving]:
     with ExitStack() as stack:
-        model = stack.enter_context(open_model(folder, EngineOptions(threads=threads)))
+        model = open_model(folder, EngineOptions(threads=threads))
         assert isinstance(model, EngineChatModel)
+        stack.enter_context(model)
         listener = stack.enter_context(bind("127.0.0.1", 0))
         server = Server(create_app(model), listener, drain_seconds=0)
         loop = asyncio.new_event_loop()

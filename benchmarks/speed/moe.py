@@ -5,7 +5,7 @@ BALTORO_PEERS=FOLDER python benchmarks/speed/moe.py --threads 1 --threads 2
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from peers.find import Peers
@@ -16,6 +16,7 @@ from baltoro.bench.questions import Options
 from baltoro.bench.record import Record
 from baltoro.bench.shapes import MOE_LAYER, in_memory
 from baltoro.config import ModelConfig
+from baltoro.kernels.step import Activations
 
 
 def records(options: Options) -> Iterator[Record]:
@@ -35,7 +36,7 @@ def beside_peers(config: ModelConfig, options: Options) -> Iterator[Record]:
     tensors = in_memory(config)
     size = moe.decode_bytes(config)  # the peers' layer has no router: a little less work
     shape = ["--hidden", config.hidden_size, "--width", config.moe_intermediate_size]
-    adders = {"int8": Peers.add_ggml, "f32": Peers.add_python}
+    adders: dict[Activations, Callable] = {"int8": Peers.add_ggml, "f32": Peers.add_python}
     for threads in options.thread_counts():
         for activations, add in adders.items():
             with Peers() as peers:

@@ -70,7 +70,7 @@ def main(
     )
 
 
-def measure(init: str, seed: int, groups: int, changes: dict[str, bool]) -> dict[str, Any]:
+def measure(init: str, seed: int, groups: int, changes: dict[str, Any]) -> dict[str, Any]:
     """Of attempts that depend on the seed alone: mean and largest distance, and the divergence."""
     model, tokenizer = load_model(init, "tiny"), Tokenizer.load(BUNDLED / "tiny")
     still = Schedule(steps=1, lr=0.0, router_bias_rate=0.0, seed=seed)

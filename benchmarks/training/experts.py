@@ -134,13 +134,14 @@ def draw(rows: Sequence[dict[str, Any]], names: Sequence[str], shares: NDArray) 
     figure, axes = plt.subplots(
         1, layers + 1, figsize=(4 * layers + 4, 0.3 * len(names) + 2), constrained_layout=True
     )
+    images = []
     for layer, axis in enumerate(axes[:-1]):
-        image = axis.imshow(
-            shares[:, layer], aspect="auto", cmap="viridis", vmin=0, vmax=shares.max()
+        images.append(
+            axis.imshow(shares[:, layer], aspect="auto", cmap="viridis", vmin=0, vmax=shares.max())
         )
         axis.set(title=f"layer {rows[layer]['layer']}", xlabel="expert")
         axis.set_yticks(range(len(names)), names if layer == 0 else [""] * len(names))
-    figure.colorbar(image, ax=axes[-2], label="share of the choices")
+    figure.colorbar(images[-1], ax=axes[-2], label="share of the choices")
     x = np.arange(layers)
     axes[-1].bar(x - 0.2, [r["bits"] for r in rows], 0.4, label="tasks")
     axes[-1].bar(x + 0.2, [r["shuffled_95"] for r in rows], 0.4, label="shuffled, 95 %")

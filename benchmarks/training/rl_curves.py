@@ -75,7 +75,7 @@ def sentence(rows: list[dict[str, Any]]) -> str:
 
 def train(config: Path, folder: Path, seed: int, changes: dict[str, Any]) -> None:
     """One run, unless it is finished already."""
-    values = tomllib.loads(config.read_text()) | changes | {"out": str(folder)}
+    values: dict[str, Any] = {**tomllib.loads(config.read_text()), **changes, "out": str(folder)}
     values["schedule"] |= {"seed": seed}
     folder.mkdir(parents=True, exist_ok=True)
     own = folder / "config.toml"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -27,7 +27,7 @@ def deepseek_v3(model: Transformer, **options: Any) -> Any:
 
         with tempfile.TemporaryDirectory() as folder:
             write_checkpoint(Path(folder), config, named_arrays(model), replace=True)
-            loaded, info = DeepseekV3ForCausalLM.from_pretrained(
+            loaded, info = cast(Any, DeepseekV3ForCausalLM).from_pretrained(
                 folder, dtype=torch.float32, output_loading_info=True, **options
             )
     except (ImportError, ValueError) as missing:

@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -50,7 +51,7 @@ class Ggml:
     def has(self, name: str) -> bool:
         return any(hasattr(library, name) for library in self._libraries)
 
-    def call(self, name: str, *arguments: object, result: type | None = Handle) -> int:
+    def call(self, name: str, *arguments: object, result: type | None = Handle) -> Any:
         library = next(lib for lib in self._libraries if hasattr(lib, name))
         function = getattr(library, name)
         function.restype = result

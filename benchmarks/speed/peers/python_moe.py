@@ -86,8 +86,10 @@ def kt_step(o: argparse.Namespace) -> Step:
     root = Path(os.environ.get("BALTORO_PEERS", "peers"))
     libraries = root.glob("venv/lib/python*/site-packages")  # gguf, which it asks for
     sys.path += [str(path) for path in (root / "kt", *libraries)]
-    from kt_kernel import kt_kernel_ext
-    from kt_kernel.utils.amx import _select_rawint4_backend
+    from kt_kernel import kt_kernel_ext  # pyright: ignore[reportMissingImports]
+    from kt_kernel.utils.amx import (  # pyright: ignore[reportMissingImports]
+        _select_rawint4_backend,
+    )
 
     pool = kt_kernel_ext.WorkerPoolConfig()
     pool.subpool_count = 1

@@ -70,8 +70,8 @@ def import_gguf() -> Any:
     packages = find("venv/lib/python*/site-packages")
     if isinstance(packages, Path):
         sys.path.append(str(packages))
-    import gguf
-    import gguf.quants
+    import gguf  # pyright: ignore[reportMissingImports]
+    import gguf.quants  # pyright: ignore[reportMissingImports]
 
     return gguf
 
@@ -209,8 +209,9 @@ def q4_0(packed: NDArray[np.int32], scales: NDArray) -> NDArray[np.uint8]:
     ones; both formats store a weight plus 8."""
     rows = packed.shape[0]
     pairs = packed.view(np.uint8)  # weight 2 i in the low nibble of byte i
-    nibbles = np.stack([pairs & 15, pairs >> 4], axis=-1).reshape(rows, -1, GROUP)
-    codes = nibbles[..., : GROUP // 2] | nibbles[..., GROUP // 2 :] << 4
+    four = np.uint8(4)
+    nibbles = np.stack([pairs & np.uint8(15), pairs >> four], axis=-1).reshape(rows, -1, GROUP)
+    codes = nibbles[..., : GROUP // 2] | nibbles[..., GROUP // 2 :] << four
     halves = scales.astype(np.float32).astype(np.float16)
     if not np.array_equal(halves.astype(np.float32), scales.astype(np.float32)):
         raise SystemExit("a scale does not fit 16-bit floating point; Q4_0 cannot hold this model")
