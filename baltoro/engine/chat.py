@@ -21,8 +21,8 @@ from baltoro.chat.tokenizer import Tokenizer
 from baltoro.engine.constraint import Constraint, ThinkingBudget, thinking_tokens
 from baltoro.engine.conversations import Conversations, TemplatedConversations
 from baltoro.engine.engine import ContextLengthError, Engine, Generation
-from baltoro.engine.grammar import ReplyGrammar, check_room, reply_rules
-from baltoro.engine.schemas import JsonGrammars
+from baltoro.engine.grammars.cache import JsonGrammars
+from baltoro.engine.grammars.reply import ReplyGrammar, check_room, reply_rules
 from baltoro.engine.sequence import TokenEvent, token_delta
 from baltoro.engine.text import StopStrings, TokenRecord
 from baltoro.engine.turns import GeneratedTurns

@@ -18,7 +18,7 @@ from starlette.types import Scope
 from baltoro.chat.chat_model import EndpointError, SchemaError
 from baltoro.config import BaltoroError
 from baltoro.engine.engine import ContextLengthError, EngineError, QueueFullError
-from baltoro.engine.grammar import RoomError
+from baltoro.engine.grammars.reply import RoomError
 
 RETRY_AFTER_SECONDS = 2
 UNION_BRANCHES = {"str", "int", "float", "bool", "dict"}  # pydantic names them in locations

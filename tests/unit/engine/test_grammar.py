@@ -20,8 +20,8 @@ from baltoro.engine.constraint import (
     corrected,
     thinking_tokens,
 )
-from baltoro.engine.grammar import ReplyGrammar, RoomError, check_room, reply_rules
-from baltoro.engine.schemas import JsonGrammars
+from baltoro.engine.grammars.cache import JsonGrammars
+from baltoro.engine.grammars.reply import ReplyGrammar, RoomError, check_room, reply_rules
 
 TOKENIZER = Tokenizer({bytes([i]): i for i in range(256)})
 GRAMMARS = JsonGrammars(TOKENIZER)

@@ -13,9 +13,9 @@ from own_schemas import SCHEMAS
 from baltoro.chat.chat_model import SchemaError
 from baltoro.chat.tokenizer import Tokenizer
 from baltoro.checkpoint.bundled import bundled_models
-from baltoro.engine.grammar import arguments_schema
-from baltoro.engine.json_grammar import JsonText
-from baltoro.engine.schemas import JsonGrammars
+from baltoro.engine.grammars.cache import JsonGrammars
+from baltoro.engine.grammars.json_grammar import JsonText
+from baltoro.engine.grammars.reply import arguments_schema
 
 REFUSED = {
     "back-reference": "groupref",

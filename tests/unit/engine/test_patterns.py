@@ -11,7 +11,7 @@ from jsonschema import Draft202012Validator
 from own_schemas import FORMATS as FORMAT_NAMES
 from own_schemas import PATTERNS
 
-from baltoro.engine.patterns import FORMATS, PatternError, automaton, shortest_suffix
+from baltoro.engine.grammars.patterns import FORMATS, PatternError, automaton, shortest_suffix
 
 
 @pytest.mark.parametrize("pattern", PATTERNS.values(), ids=PATTERNS.keys())

@@ -17,8 +17,8 @@ from baltoro.chat.chat_model import ChatRequest, SchemaError, ToolChoice
 from baltoro.chat.json_tokenizer import JsonTokenizer
 from baltoro.chat.parser import ParsedReply, reply_parser
 from baltoro.engine.constraint import ThinkingBudget, combined_choice, corrected, thinking_tokens
-from baltoro.engine.grammar import ReplyGrammar, RoomError, check_room, reply_rules
-from baltoro.engine.schemas import JsonGrammars
+from baltoro.engine.grammars.cache import JsonGrammars
+from baltoro.engine.grammars.reply import ReplyGrammar, RoomError, check_room, reply_rules
 
 sys.path.append(str(Path(__file__).parents[1] / "chat"))
 import relatives_kit as kit

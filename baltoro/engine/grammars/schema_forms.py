@@ -11,7 +11,7 @@ from typing import Any
 
 from jsonschema import Draft202012Validator
 
-from baltoro.engine.patterns import FORMATS
+from baltoro.engine.grammars.patterns import FORMATS
 
 Schema = Any  # a mapping, true or false
 

@@ -13,8 +13,8 @@ from baltoro.chat.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from llguidance import LLTokenizer
 
-    from baltoro.engine.json_grammar import JsonGrammar
-    from baltoro.engine.keyed_call import KeyedArguments
+    from baltoro.engine.grammars.json_grammar import JsonGrammar
+    from baltoro.engine.grammars.keyed_call import KeyedArguments
 
 _KEPT_GRAMMARS = 128  # of about 0.15 MiB each
 
@@ -49,13 +49,13 @@ class JsonGrammars:
 
     def keyed(self, schema: Any) -> KeyedArguments:
         """For calls that write each argument for itself. Raises SchemaError."""
-        from baltoro.engine.keyed_call import KeyedArguments
+        from baltoro.engine.grammars.keyed_call import KeyedArguments
 
         return KeyedArguments(schema, self)
 
     def _make(self, schema: Any) -> JsonGrammar | SchemaError:
         # A server without such requests starts sooner without what they take.
-        from baltoro.engine.json_grammar import JsonGrammar, llguidance_tokenizer
+        from baltoro.engine.grammars.json_grammar import JsonGrammar, llguidance_tokenizer
 
         if self._llguidance is None:  # a second for a vocabulary of 160,000
             self._llguidance = llguidance_tokenizer(self.tokenizer, self.end)

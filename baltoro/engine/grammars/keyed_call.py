@@ -19,11 +19,11 @@ from baltoro.chat.chat_model import SchemaError
 from baltoro.chat.reply_form import KeyMarkers
 from baltoro.chat.tokenizer import Tokenizer
 from baltoro.chat.value_kind import ValueKind, branches, kind_of
-from baltoro.engine.bounded_text import BoundedText
-from baltoro.engine.schemas import JsonGrammars
+from baltoro.engine.grammars.bounded_text import BoundedText
+from baltoro.engine.grammars.cache import JsonGrammars
 
 if TYPE_CHECKING:
-    from baltoro.engine.json_grammar import JsonGrammar
+    from baltoro.engine.grammars.json_grammar import JsonGrammar
 
 Mask = NDArray[np.bool_]
 

@@ -27,10 +27,10 @@ from referencing.exceptions import Unresolvable
 from baltoro.chat.chat_model import SchemaError
 from baltoro.chat.json_tokenizer import JsonTokenizer
 from baltoro.chat.tokenizer import Tokenizer
-from baltoro.engine.closing import Closer
-from baltoro.engine.partial_json import read_partial
-from baltoro.engine.patterns import PatternError, automaton
-from baltoro.engine.schema_forms import Schema, held_form, modern_form, subschemas
+from baltoro.engine.grammars.closing import Closer
+from baltoro.engine.grammars.partial_json import read_partial
+from baltoro.engine.grammars.patterns import PatternError, automaton
+from baltoro.engine.grammars.schema_forms import Schema, held_form, modern_form, subschemas
 
 _DRAFTS = (Draft202012Validator, Draft7Validator, Draft4Validator)
 _SPACE = r"[ \n\t]{1,16}"  # between values: enough for any layout, not enough to idle away tokens

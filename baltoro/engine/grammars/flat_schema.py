@@ -13,7 +13,7 @@ from fractions import Fraction
 from itertools import islice
 from typing import Any
 
-from baltoro.engine.patterns import automaton
+from baltoro.engine.grammars.patterns import automaton
 
 Schema = Any  # a mapping, true or false
 Flat = dict[str, Any]

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from baltoro.engine.json_grammar import JsonGrammar
+    from baltoro.engine.grammars.json_grammar import JsonGrammar
 
 Mask = NDArray[np.bool_]
 

@@ -20,13 +20,13 @@ from baltoro.chat.parser import Phase, reply_parser
 from baltoro.chat.reply_form import FENCE
 from baltoro.chat.tokenizer import Tokenizer
 from baltoro.config import BaltoroError
-from baltoro.engine.bounded_text import BoundedText
 from baltoro.engine.constraint import Choice
-from baltoro.engine.keyed_call import KeyedArguments, KeyedCall
-from baltoro.engine.schemas import JsonGrammars
+from baltoro.engine.grammars.bounded_text import BoundedText
+from baltoro.engine.grammars.cache import JsonGrammars
+from baltoro.engine.grammars.keyed_call import KeyedArguments, KeyedCall
 
 if TYPE_CHECKING:
-    from baltoro.engine.json_grammar import JsonGrammar
+    from baltoro.engine.grammars.json_grammar import JsonGrammar
 
 Mask = NDArray[np.bool_]
 T = TypeVar("T")

@@ -18,7 +18,7 @@ from fractions import Fraction
 from itertools import islice
 from typing import Any
 
-from baltoro.engine.flat_schema import (
+from baltoro.engine.grammars.flat_schema import (
     TYPES,
     Flat,
     FlatSchemas,
@@ -28,9 +28,9 @@ from baltoro.engine.flat_schema import (
     same,
     step_of,
 )
-from baltoro.engine.partial_json import NOTHING, Partial, read_partial, read_string
-from baltoro.engine.patterns import PatternError, shortest_suffix
-from baltoro.engine.schema_forms import forbids
+from baltoro.engine.grammars.partial_json import NOTHING, Partial, read_partial, read_string
+from baltoro.engine.grammars.patterns import PatternError, shortest_suffix
+from baltoro.engine.grammars.schema_forms import forbids
 
 _MANY = 12  # proposals kept per value
 _LONGEST_FILL = 100_000  # characters made up to reach a least length
