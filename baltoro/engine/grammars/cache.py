@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from llguidance import LLTokenizer
 
     from baltoro.engine.grammars.json_grammar import JsonGrammar
-    from baltoro.engine.grammars.keyed_call import KeyedArguments
 
 _KEPT_GRAMMARS = 128  # of about 0.15 MiB each
 
@@ -46,12 +45,6 @@ class JsonGrammars:
         if isinstance(found, SchemaError):
             raise found
         return found
-
-    def keyed(self, schema: Any) -> KeyedArguments:
-        """For calls that write each argument for itself. Raises SchemaError."""
-        from baltoro.engine.grammars.keyed_call import KeyedArguments
-
-        return KeyedArguments(schema, self)
 
     def _make(self, schema: Any) -> JsonGrammar | SchemaError:
         # A server without such requests starts sooner without what they take.

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -81,7 +82,7 @@ def reply_rules(grammars: JsonGrammars, request: ChatRequest, first_index: int) 
         if grammars.tokenizer.form.keys is None:
             tools[name] = _of_arguments(grammars.of, declared[name])
         else:
-            keyed[name] = _of_arguments(grammars.keyed, declared[name])
+            keyed[name] = _of_arguments(partial(KeyedArguments, grammars=grammars), declared[name])
     answer = None
     if request.response_schema is not None:
         try:
