@@ -16,6 +16,7 @@ import numpy as np
 from baltoro.checkpoint.layout import TensorSpec, expected_tensors
 from baltoro.checkpoint.reader import open_checkpoint
 from baltoro.config import PRESETS, BaltoroError, ModelConfig, QuantizationConfig
+from baltoro.kernels.control_groups import cgroup_memory
 from baltoro.kernels.cores import available_cores
 from baltoro.quant.int4 import GROUP_SIZE
 
@@ -211,8 +212,8 @@ def _sentences(report: Report) -> list[str]:
 
 
 def machine_bytes() -> int:
-    """This machine's memory."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    """This machine's memory, or what the control group of this process may take of it."""
+    return int(min(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), cgroup_memory()))
 
 
 def _count(number: int) -> str:

@@ -6,7 +6,14 @@ import pytest
 from rich.console import Console
 
 from baltoro.checkpoint.convert import export_int4
-from baltoro.checkpoint.inspect import describe, inspect, measure_bandwidth, render
+from baltoro.checkpoint.inspect import (
+    describe,
+    fits_in_memory,
+    inspect,
+    machine_bytes,
+    measure_bandwidth,
+    render,
+)
 from baltoro.checkpoint.reader import open_checkpoint
 from baltoro.config import PRESETS, BaltoroError
 
@@ -76,3 +83,12 @@ def test_a_target_that_is_nothing_is_answered_with_the_presets():
         "'k2-thinkin' is neither a checkpoint folder nor a preset. "
         f"The presets are: {', '.join(PRESETS)}."
     )
+
+
+def test_a_container_has_no_more_memory_than_its_control_group(monkeypatch, config):
+    report = describe("small", config)
+    assert fits_in_memory(report)
+    for limit, fits in ((report.size_bytes - 1, False), (report.size_bytes, True)):
+        monkeypatch.setattr("baltoro.checkpoint.inspect.cgroup_memory", lambda limit=limit: limit)
+        assert machine_bytes() == limit
+        assert fits_in_memory(report) == fits

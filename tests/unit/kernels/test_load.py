@@ -13,7 +13,8 @@ from kernel_checkpoints import TINY, random_checkpoint
 
 from baltoro.config import BaltoroError
 from baltoro.kernels import load
-from baltoro.kernels.cores import available_cores, cgroup_cores
+from baltoro.kernels.control_groups import cgroup_cores, cgroup_memory
+from baltoro.kernels.cores import available_cores
 from baltoro.kernels.load import choose_kernels, load_step_model
 
 
@@ -102,6 +103,17 @@ def test_threads_default_to_the_cores_of_the_process():
     assert model.threads == available_cores()
 
 
+def control_groups(folder: Path, process: str | None, files: dict[str, str]) -> tuple[Path, Path]:
+    """What Linux shows of the groups around a process: its own file, and the mounted folders."""
+    if process is not None:
+        (folder / "process").write_text(process)
+    for name, text in files.items():
+        path = folder / "mounted" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\n")
+    return folder / "process", folder / "mounted"
+
+
 @pytest.mark.parametrize(
     ("process", "files", "cores"),
     [
@@ -125,13 +137,31 @@ def test_threads_default_to_the_cores_of_the_process():
 def test_the_quota_of_a_control_group_counts_in_cores(
     tmp_path: Path, process: str | None, files: dict[str, str], cores: float
 ):
-    if process is not None:
-        (tmp_path / "process").write_text(process)
-    for name, text in files.items():
-        path = tmp_path / "mounted" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text + "\n")
-    assert cgroup_cores(tmp_path / "process", tmp_path / "mounted") == cores
+    assert cgroup_cores(*control_groups(tmp_path, process, files)) == cores
+
+
+@pytest.mark.parametrize(
+    ("process", "files", "size"),
+    [
+        ("0::/a/b\n", {"a/b/memory.max": "2147483648"}, 2**31),
+        ("0::/a/b\n", {"a/b/memory.max": "max", "a/memory.max": "1024"}, 1024),
+        ("0::/\n", {"memory.max": "max"}, np.inf),
+        (
+            "3:cpu,cpuacct:/a\n2:memory:/a\n",
+            {
+                "memory/a/memory.limit_in_bytes": "4096",
+                "memory/memory.limit_in_bytes": "9223372036854771712",
+            },
+            4096,
+        ),
+        ("1:cpu:/\n", {"cpu/memory.max": "1"}, np.inf),
+        (None, {}, np.inf),
+    ],
+)
+def test_the_memory_of_a_control_group_counts_in_bytes(
+    tmp_path: Path, process: str | None, files: dict[str, str], size: float
+):
+    assert cgroup_memory(*control_groups(tmp_path, process, files)) == size
 
 
 def test_weights_are_not_copied():
