@@ -206,6 +206,7 @@ _SILENT = frozenset(_PUBLISHED_CONSTANTS) | {
     "transformers_version",
 }
 
+_MOST_EXPERTS = 100_000  # of all layers, four times those of K2
 _LAYER_TYPES = "mlp_layer_types"
 _MAY_BE_ZERO = frozenset({"first_k_dense_replace", "num_nextn_predict_layers"})
 
@@ -380,6 +381,13 @@ class _ConfigReader:
             zero_is_fine = f.name in _MAY_BE_ZERO or f.name.endswith("token_id")
             if str(f.type).startswith("int") and not zero_is_fine and getattr(config, f.name) == 0:
                 raise self.fail(f"{f.name} is 0, but must be at least 1.")
+        experts = config.num_hidden_layers * config.n_routed_experts
+        if experts > _MOST_EXPERTS:  # before anybody lists them
+            raise self.fail(
+                f"num_hidden_layers is {config.num_hidden_layers} and n_routed_experts "
+                f"{config.n_routed_experts}, together {experts:,} experts; at most "
+                f"{_MOST_EXPERTS:,} are supported."
+            )
         if config.qk_rope_head_dim % 2:
             raise self.fail(
                 f"qk_rope_head_dim is {config.qk_rope_head_dim}, but numbers are rotated in "
@@ -393,6 +401,7 @@ class _ConfigReader:
         for key, most in (
             ("first_k_dense_replace", "num_hidden_layers"),
             ("num_experts_per_tok", "n_routed_experts"),
+            ("num_nextn_predict_layers", "num_hidden_layers"),
         ):
             if getattr(config, key) > getattr(config, most):
                 raise self.fail(

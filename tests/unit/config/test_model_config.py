@@ -169,6 +169,12 @@ def test_a_value_that_changes_the_computation_is_refused_by_name(key, value, onl
         ({"vocab_size": -1}, "vocab_size is -1, but must be a whole number"),
         ({"rms_norm_eps": "1e-5"}, 'rms_norm_eps is "1e-5", but must be a positive number'),
         ({"num_hidden_layers": 0}, "num_hidden_layers is 0, but must be at least 1"),
+        (
+            {"num_hidden_layers": 10**9},
+            "num_hidden_layers is 1000000000 and n_routed_experts 384, together 384,000,000,000",
+        ),
+        ({"n_routed_experts": 10**9}, "together 61,000,000,000 experts; at most 100,000"),
+        ({"num_nextn_predict_layers": 10**9}, "num_nextn_predict_layers is 1000000000, more than"),
         ({"q_lora_rank": 0}, "q_lora_rank is 0, but must be at least 1"),
         ({"qk_rope_head_dim": 63}, "qk_rope_head_dim is 63, but numbers are rotated in pairs"),
         ({"num_key_value_heads": 8}, "num_key_value_heads is 8, but latent attention has as many"),
