@@ -144,10 +144,28 @@ QUESTIONS: dict[str, Callable[[Options], Iterator[Record]]] = {
 }
 
 
+# Options that not every question takes: the field, how it is spelled, and who takes it.
+_NOT_FOR_ALL = (
+    ("memory", "--memory", {"slice"}),
+    ("bandwidths", "--bandwidth", {"slice"}),
+    ("experts", "--experts", {"slice"}),
+    ("dense_bits", "--dense-bits", {"decode", "serve", "cache", "slice", "long"}),
+)
+
+
 def ask(question: str, options: Options) -> Iterator[Record]:
-    """The figures of a question as they come. Raises BaltoroError if there is no such question."""
+    """The figures of a question as they come.
+
+    Raises BaltoroError if there is no such question, or if it does not take one of the options.
+    """
     if question not in QUESTIONS:
         raise BaltoroError(
             f"there is no question '{question}'. The questions are: {', '.join(QUESTIONS)}."
         )
+    for name, spelled, takers in _NOT_FOR_ALL:
+        if getattr(options, name) and question not in takers:
+            raise BaltoroError(
+                f"'{question}' takes no {spelled}, but {', '.join(sorted(takers))} "
+                f"{'do' if len(takers) > 1 else 'does'}. Leave it out."
+            )
     yield from QUESTIONS[question](options)

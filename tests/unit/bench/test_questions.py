@@ -44,7 +44,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("question", QUESTIONS)
 def test_a_question_is_answered_in_json_lines(question: str, folder: Path):
-    options = Options(threads=(1,), rounds=1, small=True, folder=folder, bandwidths=(400.0,))
+    options = Options(threads=(1,), rounds=1, small=True, folder=folder)
+    if question == "slice":
+        options = replace(options, bandwidths=(400.0,))
     records = [json.loads(record.to_json()) for record in ask(question, options)]
     assert records
     for record in records:
@@ -55,6 +57,23 @@ def test_a_question_is_answered_in_json_lines(question: str, folder: Path):
         if question != "cache" and "first token" not in record["case"]:
             assert record["roofline"] > 0
             assert record["ratio_to_roofline"] > 0
+
+
+@pytest.mark.parametrize(
+    ("question", "options", "named"),
+    [
+        ("moe", {"memory": "4GiB"}, "--memory"),
+        ("moe", {"dense_bits": 8}, "--dense-bits"),
+        ("decode", {"experts": 96}, "--experts"),
+        ("serve", {"bandwidths": (400.0,)}, "--bandwidth"),
+    ],
+)
+def test_an_option_that_a_question_does_not_take_is_refused(
+    question: str, options: dict, named: str, folder: Path
+):
+    tiny = Options(threads=(1,), rounds=1, small=True, folder=folder, **options)
+    with pytest.raises(BaltoroError, match=f"'{question}' takes no {named}"):
+        next(ask(question, tiny))
 
 
 def bench_slice(folder: Path, memory: str) -> subprocess.CompletedProcess[str]:
