@@ -68,8 +68,6 @@ class ModelConfig:
     n_shared_experts: int = 1
     n_group: int = 1  # the experts stand in groups of equal size,
     topk_group: int = 1  # and a token's experts come from this many of them
-    scoring_func: str = "sigmoid"
-    topk_method: str = "noaux_tc"
     norm_topk_prob: bool = True
     routed_scaling_factor: float = 2.827
     # Multi-head latent attention.
@@ -85,11 +83,8 @@ class ModelConfig:
     max_position_embeddings: int = 262144
     num_nextn_predict_layers: int = 0  # on disk behind the others, for drafts; left unread
     # The rest.
-    hidden_act: str = "silu"
     rms_norm_eps: float = 1e-5
     initializer_range: float = 0.02
-    tie_word_embeddings: bool = False
-    attention_bias: bool = False
     bos_token_id: int | None = 163584
     eos_token_id: int | tuple[int, ...] = (163586, 163585)
     pad_token_id: int | None = 163839
@@ -153,14 +148,20 @@ _ARCHITECTURES = {
     "glm4_moe_lite": "Glm4MoeLiteForCausalLM",
 }
 
-# Keys of the published file that say nothing about the computation, with the values it has.
+# Keys of the published file that are no fields: they say nothing about the computation, or it is
+# done in one way only. With the values that the file has.
 _PUBLISHED_CONSTANTS: dict[str, Any] = {
+    "attention_bias": False,
     "attention_dropout": 0.0,
     "aux_loss_alpha": 0.001,
     "ep_size": 1,
+    "hidden_act": "silu",
     "moe_layer_freq": 1,
     "pretraining_tp": 1,
+    "scoring_func": "sigmoid",
     "seq_aux": True,
+    "tie_word_embeddings": False,
+    "topk_method": "noaux_tc",
     "use_cache": True,
 }
 

@@ -101,34 +101,9 @@ class Weights:
 def bind(config: ModelConfig, tensors: Mapping[str, NDArray]) -> Weights:
     """Find every tensor of the model.
 
-    Raises BaltoroError naming the tensor that is missing or unfit, or the configuration value
-    that the kernels do not compute.
+    Raises BaltoroError naming the tensor that is missing or unfit.
     """
-    _check_supported(config)
     return _Binder(config, tensors).weights()
-
-
-def _check_supported(config: ModelConfig) -> None:
-    group_size = config.quantization_config.group_size if config.quantization_config else GROUP_SIZE
-    for key, found, needed in [
-        ("hidden_act", config.hidden_act, "silu"),
-        ("scoring_func", config.scoring_func, "sigmoid"),
-        ("topk_method", config.topk_method, "noaux_tc"),
-        ("attention_bias", config.attention_bias, False),
-        ("quantization_config.group_size", group_size, GROUP_SIZE),
-    ]:
-        if found != needed:
-            raise BaltoroError(
-                f"config.json has {key}={found!r}; the engine computes only {key}={needed!r}. "
-                "This checkpoint needs another engine."
-            )
-    if config.qk_rope_head_dim % 2:
-        raise BaltoroError(f"qk_rope_head_dim={config.qk_rope_head_dim} must be even.")
-    if not 1 <= config.num_experts_per_tok <= config.n_routed_experts:
-        raise BaltoroError(
-            f"num_experts_per_tok={config.num_experts_per_tok} must be between 1 and "
-            f"n_routed_experts={config.n_routed_experts}."
-        )
 
 
 class _Binder:
@@ -139,13 +114,11 @@ class _Binder:
     def weights(self) -> Weights:
         config = self.config
         vocabulary = (config.vocab_size, config.hidden_size)
-        embed_tokens = self.linear("model.embed_tokens", *vocabulary)
-        tied = config.tie_word_embeddings
         return Weights(
-            embed_tokens=embed_tokens,
+            embed_tokens=self.linear("model.embed_tokens", *vocabulary),
             layers=tuple(self.layer(i) for i in range(config.num_hidden_layers)),
             norm=self.vector("model.norm.weight", config.hidden_size),
-            lm_head=embed_tokens if tied else self.matrix("lm_head", *vocabulary),
+            lm_head=self.matrix("lm_head", *vocabulary),
         )
 
     def layer(self, index: int) -> Layer:

@@ -156,6 +156,14 @@ def test_a_value_that_changes_the_computation_is_refused_by_name(key, value, onl
 
 
 @pytest.mark.parametrize(
+    "key", ["attention_bias", "hidden_act", "scoring_func", "tie_word_embeddings", "topk_method"]
+)
+def test_what_is_computed_in_one_way_only_can_not_be_set_to_another(key):
+    with pytest.raises(TypeError, match=key):
+        dataclasses.replace(K2, **{key: "other"})
+
+
+@pytest.mark.parametrize(
     ("changes", "sentence"),
     [
         ({"model_type": "llama"}, 'model_type is "llama"; supported are "kimi_k2"'),

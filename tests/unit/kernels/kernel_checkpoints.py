@@ -60,8 +60,7 @@ class _Builder:
         for index in range(config.num_hidden_layers):
             self.layer(index)
         self.norm("model.norm", config.hidden_size)
-        if not config.tie_word_embeddings:
-            self.matrix("lm_head", config.vocab_size, config.hidden_size)
+        self.matrix("lm_head", config.vocab_size, config.hidden_size)
         return self.tensors
 
     def layer(self, index: int) -> None:
