@@ -114,6 +114,34 @@ def draw(
     kernels: str, logits: NDArray[np.float32], rows: Sequence[DrawRow]
 ) -> list[tuple[int, int, float, float, list[tuple[int, float]]]]: ...
 def uniform(seed: int, position: int) -> float: ...
+def has_packed_attention(kernels: str) -> bool: ...
+def attend_packed(
+    kernels: str,
+    q: NDArray[np.float32],
+    kv: NDArray[np.float32],
+    k_rope: NDArray[np.float32],
+    turns: NDArray[np.float32],
+    lengths: NDArray[np.int64],
+    scale: float,
+    threads: int,
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    """out (M, H, V), log_sums (M, H) and the largest logits (H,); see `csrc/packed_attention.h`."""
+
+def attend_packed_back(
+    kernels: str,
+    q: NDArray[np.float32],
+    kv: NDArray[np.float32],
+    k_rope: NDArray[np.float32],
+    turns: NDArray[np.float32],
+    lengths: NDArray[np.int64],
+    scale: float,
+    d_out: NDArray[np.float32],
+    out: NDArray[np.float32],
+    log_sums: NDArray[np.float32],
+    threads: int,
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    """The gradients of q and kv, and of k_rope for each head (M, H, R)."""
+
 def int8_copy(matrix: Matrix, threads: int = 1) -> Matrix: ...
 def int8_kv_copies(
     kv_b_proj: Matrix, nope: int, value: int, threads: int = 1

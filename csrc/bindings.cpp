@@ -16,6 +16,7 @@
 #include "dispatch.h"
 #include "float_mode.h"
 #include "model.h"
+#include "packed_attention.h"
 #include "placement.h"
 #include "read_probe.h"
 #include "sampler.h"
@@ -30,6 +31,8 @@ namespace {
 using Bytes = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Floats = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using FloatRows = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using FloatPlanes = nb::ndarray<const float, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
+using Lengths = nb::ndarray<const int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Ints = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using IntRows = nb::ndarray<const int32_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Choices = nb::ndarray<int32_t, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
@@ -488,6 +491,80 @@ nb::ndarray<nb::numpy, float> silu_mul(const std::string& name, Floats gate, Flo
     return result;
 }
 
+const PackedAttentionKernels& packed_attention_named(const std::string& name) {
+    const PackedAttentionKernels* kernels = find_packed_attention(name.c_str());
+    if (!kernels)
+        throw std::invalid_argument("attention for training is not written for '" + name +
+                                    "' kernels, or not for this CPU");
+    return *kernels;
+}
+
+// Raises where the shapes do not fit together.
+PackedAttention packed_attention(const FloatPlanes& q, const FloatPlanes& kv,
+                                 const FloatRows& k_rope, const FloatRows& turns,
+                                 const Lengths& lengths, float scale) {
+    const size_t tokens = q.shape(0), heads = q.shape(1), rope = k_rope.shape(1);
+    size_t in_all = 0;
+    for (size_t i = 0; i < lengths.shape(0); i++) {
+        if (lengths(i) < 0) throw std::invalid_argument("a length is below 0");
+        in_all += static_cast<size_t>(lengths(i));
+    }
+    if (in_all != tokens || kv.shape(0) != tokens || k_rope.shape(0) != tokens ||
+        turns.shape(0) != tokens || kv.shape(1) != heads || turns.shape(1) != rope ||
+        rope % 2 != 0 || q.shape(2) <= rope || kv.shape(2) <= q.shape(2) - rope)
+        throw std::invalid_argument("queries, keys, turns and lengths do not fit together");
+    const size_t nope = q.shape(2) - rope;
+    return {heads,    nope,      rope,          kv.shape(2) - nope, scale,
+            q.data(), kv.data(), k_rope.data(), turns.data()};
+}
+
+nb::tuple attend_packed(const std::string& name, FloatPlanes q, FloatPlanes kv, FloatRows k_rope,
+                        FloatRows turns, Lengths lengths, float scale, size_t threads) {
+    const PackedAttentionKernels& kernels = packed_attention_named(name);
+    const PackedAttention a = packed_attention(q, kv, k_rope, turns, lengths, scale);
+    const size_t tokens = q.shape(0);
+    float* const out = new float[tokens * a.heads * a.value];
+    auto out_array = array(out, {tokens, a.heads, a.value});
+    float* const log_sums = new float[tokens * a.heads];
+    auto log_sums_array = array(log_sums, {tokens, a.heads});
+    float* const largest = new float[a.heads];
+    auto largest_array = array(largest, {a.heads});
+    {
+        nb::gil_scoped_release release;
+        packed_attention_forward(kernels, a, {out, log_sums}, lengths.data(),
+                                 lengths.shape(0), threads, largest);
+    }
+    return nb::make_tuple(out_array, log_sums_array, largest_array);
+}
+
+nb::tuple attend_packed_back(const std::string& name, FloatPlanes q, FloatPlanes kv,
+                             FloatRows k_rope, FloatRows turns, Lengths lengths, float scale,
+                             FloatPlanes d_out, FloatPlanes out, FloatRows log_sums,
+                             size_t threads) {
+    const PackedAttentionKernels& kernels = packed_attention_named(name);
+    const PackedAttention a = packed_attention(q, kv, k_rope, turns, lengths, scale);
+    const size_t tokens = q.shape(0);
+    for (const FloatPlanes* x : {&d_out, &out})
+        if (x->shape(0) != tokens || x->shape(1) != a.heads || x->shape(2) != a.value)
+            throw std::invalid_argument("the gradients do not have the output's shape");
+    if (log_sums.shape(0) != tokens || log_sums.shape(1) != a.heads)
+        throw std::invalid_argument("the logarithms of the sums have another shape");
+    const size_t rows = tokens * a.heads;
+    float* const d_q = new float[rows * a.query_width()];
+    auto d_q_array = array(d_q, {tokens, a.heads, a.query_width()});
+    float* const d_kv = new float[rows * a.kv_width()];
+    auto d_kv_array = array(d_kv, {tokens, a.heads, a.kv_width()});
+    float* const d_k_rope = new float[rows * a.rope];
+    auto d_k_rope_array = array(d_k_rope, {tokens, a.heads, a.rope});
+    {
+        nb::gil_scoped_release release;
+        packed_attention_backward(
+            kernels, a, {d_out.data(), out.data(), log_sums.data(), d_q, d_kv, d_k_rope},
+            lengths.data(), lengths.shape(0), threads);
+    }
+    return nb::make_tuple(d_q_array, d_kv_array, d_k_rope_array);
+}
+
 template <void (*Kernels::*function)(const float*, size_t, float*)>
 nb::ndarray<nb::numpy, float> elementwise(const std::string& name, Floats x) {
     const Kernels& kernels = kernels_named(name);
@@ -598,6 +675,17 @@ NB_MODULE(_native, m) {
              "changed_scores"_a.none() = nb::none());
     m.def("draw", &draw_rows, "kernels"_a, "logits"_a.noconvert(), "rows"_a);
     m.def("uniform", &uniform, "seed"_a, "position"_a);
+
+    m.def("has_packed_attention",
+          [](const std::string& name) { return find_packed_attention(name.c_str()) != nullptr; },
+          "kernels"_a);
+    m.def("attend_packed", &attend_packed, "kernels"_a, "q"_a.noconvert(), "kv"_a.noconvert(),
+          "k_rope"_a.noconvert(), "turns"_a.noconvert(), "lengths"_a.noconvert(), "scale"_a,
+          "threads"_a);
+    m.def("attend_packed_back", &attend_packed_back, "kernels"_a, "q"_a.noconvert(),
+          "kv"_a.noconvert(), "k_rope"_a.noconvert(), "turns"_a.noconvert(),
+          "lengths"_a.noconvert(), "scale"_a, "d_out"_a.noconvert(), "out"_a.noconvert(),
+          "log_sums"_a.noconvert(), "threads"_a);
 
     m.def("int8_copy", &int8_copy, "matrix"_a, "threads"_a = 1);
     m.def("int8_kv_copies", &int8_kv_copies, "kv_b_proj"_a, "nope"_a, "value"_a, "threads"_a = 1);

@@ -17,12 +17,12 @@ const std::vector<InstructionSet>& instruction_sets() {
                     __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
                     __builtin_cpu_supports("avx512vnni");
          },
-         avx512_kernels},
+         avx512_kernels, &avx512_packed_attention},
 #endif
 #ifdef BALTORO_HAS_AVX2
         {"avx2",
          [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); },
-         avx2_kernels},
+         avx2_kernels, &avx2_packed_attention},
 #endif
 #ifdef BALTORO_HAS_NEON
         {"neon",
@@ -34,9 +34,9 @@ const std::vector<InstructionSet>& instruction_sets() {
              return true;  // every one of Apple's has them
 #endif
          },
-         neon_kernels},
+         neon_kernels, &neon_packed_attention},
 #endif
-        {"scalar", [] { return true; }, scalar_kernels},
+        {"scalar", [] { return true; }, scalar_kernels, nullptr},
     };
     return sets;
 }
@@ -51,6 +51,13 @@ const Kernels& best_kernels() {
     for (const InstructionSet& set : instruction_sets())
         if (set.runs_here()) return set.kernels();
     return scalar_kernels();
+}
+
+const PackedAttentionKernels* find_packed_attention(const char* name) {
+    for (const InstructionSet& set : instruction_sets())
+        if ((std::strcmp(name, "auto") == 0 || std::strcmp(name, set.name) == 0) && set.runs_here())
+            return set.packed_attention;
+    return nullptr;
 }
 
 QuantizedRow quantized_row(uint8_t* row, size_t cols, size_t col) {

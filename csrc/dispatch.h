@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "kernels.h"
+#include "packed_attention.h"
 
 namespace baltoro {
 
@@ -12,6 +13,7 @@ struct InstructionSet {
     const char* name;
     bool (*runs_here)();  // on this CPU, under this system
     const Kernels& (*kernels)();
+    const PackedAttentionKernels* packed_attention;  // null: not written for it
 };
 // Those of this build, fastest first; the last one is the scalar definition, which runs anywhere.
 const std::vector<InstructionSet>& instruction_sets();
@@ -20,5 +22,7 @@ const std::vector<InstructionSet>& instruction_sets();
 const Kernels* find_kernels(const char* name);
 // The fastest table for this CPU.
 const Kernels& best_kernels();
+// Of the instruction set called `name`, or with "auto" of the fastest; null if there are none.
+const PackedAttentionKernels* find_packed_attention(const char* name);
 
 }  // namespace baltoro

@@ -15,6 +15,7 @@ from torch import Tensor, einsum, nn
 
 from baltoro.config import ModelConfig
 from baltoro.model.norm import RMSNorm
+from baltoro.model.packed_attention import attend_packed, can_attend
 from baltoro.model.rope import rotate, softmax_scale
 
 LATENT_NORM_EPS = 1e-6  # the published model's latent norms do not use rms_norm_eps
@@ -72,44 +73,62 @@ class MultiHeadLatentAttention(nn.Module):
         lengths: list[int] | None = None,
     ) -> Tensor:
         """Of B sequences; with `lengths`, of those that lie one behind the other in x (1, T)."""
-        q_nope, q_rope = self.queries(x, rope)  # (B, T, H, N), (B, T, H, R)
-        latent, k_rope = self.latents(x, rope)  # (B, T, C),    (B, T, R)
+        q = self.project_queries(x)  # (B, T, H, N + R), not rotated
+        latent, k_rope = self.latents(x, rope)  # (B, T, C), (B, T, R)
         if cache is not None:
             latent, k_rope = cache.append(latent, k_rope)  # (B, S, C), (B, S, R)
-        k_nope, v = self.expand(latent)  # (B, S, H, N), (B, S, H, V)
-
-        # The rotary key is shared by every head.
-        k_rope = k_rope[:, :, None].expand(-1, -1, self.config.num_attention_heads, -1)
-        q = torch.cat((q_nope, q_rope), dim=-1)  # (B, T, H, N + R)
-        k = torch.cat((k_nope, k_rope), dim=-1)  # (B, S, H, N + R)
-        if not lengths:
-            out = self.attend(q, k, v)  # (B, T, H, V)
+        kv = self.expand(latent)  # (B, S, H, N + V)
+        if cache is None and can_attend(q, kv, k_rope):
+            out = self.attend_packed(q, kv, k_rope, rope, lengths)  # (B, T, H, V)
+        elif not lengths:
+            out = self.attend(q, kv, k_rope, rope)
         else:
-            parts = zip(*(by_length(x, lengths) for x in (q, k, v)), strict=True)
-            out = torch.cat([self.attend(*part).flatten(0, 1) for part in parts])[None]
+            turns = rope.expand(len(x), -1, -1)
+            parts = (by_length(part, lengths) for part in (q, kv, k_rope, turns))
+            outs = (self.attend(*part).flatten(0, 1) for part in zip(*parts, strict=True))
+            out = torch.cat(list(outs))[None]
         return self.o_proj(out.flatten(2))  # (B, T, D)
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def attend_packed(
+        self, q: Tensor, kv: Tensor, k_rope: Tensor, rope: Tensor, lengths: list[int] | None
+    ) -> Tensor:
         """The heads' weighted values (B, T, H, V); takes note of the largest logits."""
-        q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # (B, H, T or S, ...)
+        B, T = q.shape[:2]
+        out, largest = attend_packed(
+            *(part.flatten(0, 1) for part in (q, kv, k_rope)),
+            rope.repeat(B, 1),
+            lengths or [T] * B,
+            self.scale,
+        )
+        self.note(largest)
+        return out.unflatten(0, (B, T))
+
+    def attend(self, q: Tensor, kv: Tensor, k_rope: Tensor, rope: Tensor) -> Tensor:
+        """The same by torch's attention; the queries are the last of the keys' positions."""
+        H, N = self.config.num_attention_heads, self.config.qk_nope_head_dim
+        q = torch.cat((q[..., :N], rotate(q[..., N:], rope[..., None, :])), dim=-1)
+        # The rotary key is shared by every head.
+        k = torch.cat((kv[..., :N], k_rope[:, :, None].expand(-1, -1, H, -1)), dim=-1)
+        q, k, v = (x.transpose(1, 2) for x in (q, k, kv[..., N:]))  # (B, H, T or S, ...)
         if self.max_logits is not None:
-            self.max_logits = torch.maximum(self.max_logits, max_logits(q, k, self.scale))
+            self.note(max_logits(q, k, self.scale))
         return causal_attention(q, k, v, self.scale).transpose(1, 2)
+
+    def note(self, largest: Tensor) -> None:
+        """Keep the largest logits (H,) that were seen, if somebody reads them."""
+        if self.max_logits is not None:
+            self.max_logits = torch.maximum(self.max_logits, largest)
 
     @property
     def last_query_proj(self) -> nn.Linear:
         """What makes the heads' queries: its rows belong to one head after the other."""
         return self.q_proj if self.config.q_lora_rank is None else self.q_b_proj
 
-    def queries(self, x: Tensor, rope: Tensor) -> tuple[Tensor, Tensor]:
+    def project_queries(self, x: Tensor) -> Tensor:
+        """The heads' queries (B, T, H, N + R), not yet rotated."""
         if self.config.q_lora_rank is not None:
             x = self.q_a_layernorm(self.q_a_proj(x))
-        q = self.last_query_proj(x)
-        q = q.unflatten(-1, (self.config.num_attention_heads, -1))
-        q_nope, q_rope = q.split(
-            (self.config.qk_nope_head_dim, self.config.qk_rope_head_dim), dim=-1
-        )
-        return q_nope, rotate(q_rope, rope[:, None])
+        return self.last_query_proj(x).unflatten(-1, (self.config.num_attention_heads, -1))
 
     def latents(self, x: Tensor, rope: Tensor) -> tuple[Tensor, Tensor]:
         latent, k_rope = self.kv_a_proj_with_mqa(x).split(
@@ -117,9 +136,9 @@ class MultiHeadLatentAttention(nn.Module):
         )
         return self.kv_a_layernorm(latent), rotate(k_rope, rope)
 
-    def expand(self, latent: Tensor) -> tuple[Tensor, Tensor]:
-        kv = self.kv_b_proj(latent).unflatten(-1, (self.config.num_attention_heads, -1))
-        return kv.split((self.config.qk_nope_head_dim, self.config.v_head_dim), dim=-1)
+    def expand(self, latent: Tensor) -> Tensor:
+        """Each head's part of the keys and its values, (B, S, H, N + V)."""
+        return self.kv_b_proj(latent).unflatten(-1, (self.config.num_attention_heads, -1))
 
 
 class AbsorbedLatentAttention(MultiHeadLatentAttention):
@@ -136,8 +155,10 @@ class AbsorbedLatentAttention(MultiHeadLatentAttention):
         cache: LatentCache | None = None,
         lengths: list[int] | None = None,
     ) -> Tensor:
-        q_nope, q_rope = self.queries(x, rope)  # (B, T, H, N), (B, T, H, R)
-        latent, k_rope = self.latents(x, rope)  # (B, T, C),    (B, T, R)
+        N, R = self.config.qk_nope_head_dim, self.config.qk_rope_head_dim
+        q_nope, q_rope = self.project_queries(x).split((N, R), dim=-1)
+        q_rope = rotate(q_rope, rope[:, None])  # (B, T, H, R)
+        latent, k_rope = self.latents(x, rope)  # (B, T, C), (B, T, R)
         if cache is not None:
             latent, k_rope = cache.append(latent, k_rope)  # (B, S, C), (B, S, R)
         kv_b = self.kv_b_proj.weight.unflatten(0, (self.config.num_attention_heads, -1))

@@ -3,6 +3,7 @@
 import torch
 
 from baltoro.config import ModelConfig, YarnConfig
+from baltoro.model import packed_attention
 from baltoro.model.attention import (
     AbsorbedLatentAttention,
     LatentCache,
@@ -79,6 +80,23 @@ def test_packed_sequences_see_nothing_of_each_other():
         attention.max_logits = torch.full((4,), float("-inf"))
         torch.testing.assert_close(attention(x, starts, lengths=lengths), expected)
         torch.testing.assert_close(attention.max_logits, largest)
+
+
+def test_native_and_torchs_attention_say_the_same(monkeypatch):
+    layer, _ = pair()
+    x = torch.randn(1, 90, 64)
+    lengths = [30, 30, 29, 1]
+    starts = torch.cat([rope(0, n) for n in lengths])
+    found = []
+    for native in (True, False):
+        monkeypatch.setattr(packed_attention, "is_built", lambda native=native: native)
+        layer.zero_grad()
+        layer.max_logits = torch.full((4,), float("-inf"))
+        out = layer(x, starts, lengths=lengths)
+        out.square().sum().backward()
+        found.append((out, layer.max_logits, *(p.grad.clone() for p in layer.parameters())))
+    for native, other in zip(*found, strict=True):
+        torch.testing.assert_close(native, other)
 
 
 def test_blockwise_max_logits_equal_those_of_the_whole_matrix():
