@@ -1,4 +1,4 @@
-"""Causal attention of packed sequences in float32 on a CPU, forward and backward in the native core.
+"""Causal attention of packed sequences in float32 on a CPU, both ways in the native core.
 
 torch's own takes one sequence after the other, wants queries and keys put together first, and does
 not say how large the logits were, which QK-clip has to know. See `csrc/packed_attention.h`.
