@@ -94,12 +94,9 @@ class MultiHeadLatentAttention(nn.Module):
     ) -> Tensor:
         """The heads' weighted values (B, T, H, V); takes note of the largest logits."""
         B, T = q.shape[:2]
-        out, largest = attend_packed(
-            *(part.flatten(0, 1) for part in (q, kv, k_rope)),
-            rope.repeat(B, 1),
-            lengths or [T] * B,
-            self.scale,
-        )
+        q, kv, k_rope = (part.flatten(0, 1) for part in (q, kv, k_rope))
+        lengths = lengths or [T] * B
+        out, largest = attend_packed(q, kv, k_rope, rope.repeat(B, 1), lengths, self.scale)
         self.note(largest)
         return out.unflatten(0, (B, T))
 

@@ -54,11 +54,21 @@ class _PackedAttention(torch.autograd.Function):
         from baltoro import _native
 
         turns = torch.view_as_real(rope).flatten(1)  # (M, R)
-        tensors = [x.detach().contiguous() for x in (q, kv, k_rope, turns)]
-        ctx.numbers = np.asarray(lengths, np.int64), scale, torch.get_num_threads()
-        found = _native.attend_packed(KERNELS, *(x.numpy() for x in tensors), *ctx.numbers)
+        q, kv, k_rope, turns = (x.detach().contiguous() for x in (q, kv, k_rope, turns))
+        ctx.lengths, ctx.scale = np.asarray(lengths, np.int64), scale
+        ctx.threads = torch.get_num_threads()
+        found = _native.attend_packed(
+            KERNELS,
+            q.numpy(),
+            kv.numpy(),
+            k_rope.numpy(),
+            turns.numpy(),
+            ctx.lengths,
+            scale,
+            ctx.threads,
+        )
         out, log_sums, largest = map(torch.from_numpy, found)
-        ctx.save_for_backward(*tensors, out, log_sums)
+        ctx.save_for_backward(q, kv, k_rope, turns, out, log_sums)
         ctx.mark_non_differentiable(largest)
         return out, largest
 
@@ -66,10 +76,19 @@ class _PackedAttention(torch.autograd.Function):
     def backward(ctx, d_out, _):  # type: ignore[no-untyped-def]
         from baltoro import _native
 
-        *tensors, out, log_sums = ctx.saved_tensors
-        lengths, scale, threads = ctx.numbers
-        after = (x.detach().numpy() for x in (d_out.contiguous(), out, log_sums))
-        before = (x.numpy() for x in tensors)
-        found = _native.attend_packed_back(KERNELS, *before, lengths, scale, *after, threads)
+        q, kv, k_rope, turns, out, log_sums = (x.detach().numpy() for x in ctx.saved_tensors)
+        found = _native.attend_packed_back(
+            KERNELS,
+            q,
+            kv,
+            k_rope,
+            turns,
+            ctx.lengths,
+            ctx.scale,
+            d_out.contiguous().numpy(),
+            out,
+            log_sums,
+            ctx.threads,
+        )
         d_q, d_kv, d_k_rope = map(torch.from_numpy, found)
         return d_q, d_kv, d_k_rope.sum(dim=1), None, None, None
