@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Depends, Request, Response
 
-from baltoro.server.anthropic import CountTokensBody, MessageReply, MessagesBody
+from baltoro.server.anthropic_replies import MessageReply
+from baltoro.server.anthropic_requests import CountTokensBody, MessagesBody
 from baltoro.server.conversation import chat_choices, chat_reply
 from baltoro.server.errors import anthropic_body
 from baltoro.server.openapi import (

@@ -1,35 +1,19 @@
-"""Anthropic's Messages API: its requests become chat requests, its replies are made of theirs.
+"""Requests of Anthropic's Messages API as chat requests.
 
 Whatever the chat endpoint promises of calls, thinking and sampling holds here too, because both go
-one way.
+one way. `anthropic_replies.py` has the way back.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import uuid
-from base64 import urlsafe_b64encode
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
-from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from baltoro.chat.chat_model import (
-    Completion,
-    ContentDelta,
-    Event,
-    ReasoningDelta,
-    ToolCallDelta,
-    Usage,
-)
+from baltoro.server.anthropic_replies import SIGNATURE_PREFIX, signature
 from baltoro.server.messages import refuse
-from baltoro.server.reply import Choices, Json
 from baltoro.server.schemas import Bool, ChatBody, Float, Int, Text
-
-STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
 
 # Accepted, because leaving them out changes nothing in the answer.
 HARMLESS = {"metadata", "service_tier", "container", "inference_geo", "cache_control"}
@@ -144,8 +128,7 @@ def system_message(system: str | list[dict[str, Any]] | None) -> list[dict[str, 
         return []
     if isinstance(system, str):
         return [{"role": "system", "content": system}]
-    texts = [text_of(block, f"system[{i}]") for i, block in enumerate(system)]
-    return [{"role": "system", "content": "\n".join(texts)}]
+    return [{"role": "system", "content": joined_texts(system, "system")}]
 
 
 def read_message(message: dict[str, Any], where: str) -> list[dict[str, Any]]:
@@ -181,8 +164,7 @@ def read_user(role: str, blocks: list[tuple[dict[str, Any], str]]) -> list[dict[
 def read_result(block: dict[str, Any], where: str) -> dict[str, Any]:
     content = block.get("content")
     if isinstance(content, list):
-        parts = [text_of(part, f"{where}.content[{i}]") for i, part in enumerate(content)]
-        content = "\n".join(parts)
+        content = joined_texts(content, f"{where}.content")
     elif content is None:
         content = ""
     elif not isinstance(content, str):
@@ -220,15 +202,6 @@ def read_tool_use(block: dict[str, Any], where: str) -> dict[str, Any]:
     return {"id": block.get("id"), "type": "function", "function": function}
 
 
-SIGNATURE_PREFIX = "baltoro1."
-
-
-def signature(thinking: str) -> str:
-    """Says that a thinking block is as it was sent. It guards against mistakes, not malice."""
-    digest = hashlib.sha256(thinking.encode("utf-8", errors="surrogatepass")).digest()
-    return SIGNATURE_PREFIX + urlsafe_b64encode(digest).decode("ascii")
-
-
 def read_thinking(block: dict[str, Any], where: str) -> str:
     """The text of a block. Signatures of other services are let pass, for they can't be read."""
     thinking, signed = block.get("thinking"), block.get("signature")
@@ -245,6 +218,10 @@ def read_thinking(block: dict[str, Any], where: str) -> str:
     return thinking
 
 
+def joined_texts(blocks: list[Any], where: str) -> str:
+    return "\n".join(text_of(block, f"{where}[{i}]") for i, block in enumerate(blocks))
+
+
 def text_of(block: Any, where: str) -> str:
     kind = block.get("type") if isinstance(block, dict) else None
     if kind != "text":
@@ -258,152 +235,3 @@ def text_of(block: Any, where: str) -> str:
     if not isinstance(text, str):
         refuse(f"'{where}.text' must be a string.", f"{where}.text")
     return text
-
-
-def usage_json(usage: Usage) -> Json:
-    """`input_tokens` leaves the cached ones out, as the API has it."""
-    return {
-        "input_tokens": usage.prompt - usage.cached,
-        "cache_creation_input_tokens": 0,
-        "cache_read_input_tokens": usage.cached,
-        "output_tokens": usage.completion,
-    }
-
-
-NO_USAGE = Usage(prompt=0, completion=0, reasoning=0, cached=0)
-
-
-@dataclass
-class MessageReply:
-    """One reply, whole or as the events of a stream."""
-
-    model: str
-    shows_thinking: bool
-    id: str = field(default_factory=lambda: f"msg_{uuid.uuid4().hex}")
-
-    def message(self, content: list[Json], stop: Json, usage: Usage) -> Json:
-        return {
-            "id": self.id,
-            "type": "message",
-            "role": "assistant",
-            "model": self.model,
-            "content": content,
-            **stop,
-            "usage": usage_json(usage),
-        }
-
-    async def whole(self, choices: Choices) -> Json:
-        """The reply at once."""
-        completion: Completion | None = None
-        async with aclosing(choices):
-            async for _, event in choices:
-                if isinstance(event, Completion):
-                    completion = event
-        assert completion is not None, "a stream ends with its completion"
-        return self.message(self.blocks(completion), stop_fields(completion), completion.usage)
-
-    def blocks(self, completion: Completion) -> list[Json]:
-        blocks: list[Json] = []
-        if self.shows_thinking and completion.reasoning_content:
-            text = completion.reasoning_content
-            blocks.append({"type": "thinking", "thinking": text, "signature": signature(text)})
-        if completion.content:
-            blocks.append({"type": "text", "text": completion.content})
-        for call in completion.tool_calls:
-            block = {"type": "tool_use", "id": call.id, "name": call.name}
-            blocks.append({**block, "input": read_arguments(call.arguments)})
-        return blocks
-
-    async def chunks(self, choices: Choices) -> AsyncGenerator[Json, None]:
-        """The reply as events; `type` names each."""
-        stream = _Blocks()
-        completion: Completion | None = None
-        started = False
-        async with aclosing(choices):
-            async for _, event in choices:
-                if not started:
-                    started = True
-                    empty = {"stop_reason": None, "stop_sequence": None}
-                    yield {"type": "message_start", "message": self.message([], empty, NO_USAGE)}
-                    yield {"type": "ping"}
-                if isinstance(event, Completion):
-                    completion = event
-                elif self.shows_thinking or not isinstance(event, ReasoningDelta):
-                    for item in stream.feed(event):
-                        yield item
-        assert completion is not None, "a stream ends with its completion"
-        for item in stream.close():
-            yield item
-        yield {
-            "type": "message_delta",
-            "delta": stop_fields(completion),
-            "usage": usage_json(completion.usage),
-        }
-        yield {"type": "message_stop"}
-
-
-def stop_fields(completion: Completion) -> Json:
-    reason = STOP_REASONS.get(completion.finish_reason, "end_turn")
-    if reason == "end_turn" and completion.stop_text is not None:
-        reason = "stop_sequence"
-    return {"stop_reason": reason, "stop_sequence": completion.stop_text}
-
-
-def read_arguments(arguments: str) -> Json:
-    """`input` is an object, so arguments that were cut short are shown as text."""
-    try:
-        value = json.loads(arguments)
-    except ValueError:
-        value = None
-    return value if isinstance(value, dict) else {"_unfinished_json": arguments}
-
-
-class _Blocks:
-    """Opens and closes the content blocks of a stream."""
-
-    def __init__(self) -> None:
-        self.index = -1
-        self.open: tuple[str, int] | None = None  # kind, and which call
-        self.thinking: list[str] = []
-
-    def feed(self, event: Event) -> list[Json]:
-        if isinstance(event, ReasoningDelta) and event.text:
-            self.thinking.append(event.text)
-            start = {"type": "thinking", "thinking": "", "signature": ""}
-            delta = {"type": "thinking_delta", "thinking": event.text}
-            return [*self.block(("thinking", 0), start), self.delta(delta)]
-        if isinstance(event, ContentDelta) and event.text:
-            start = {"type": "text", "text": ""}
-            delta = {"type": "text_delta", "text": event.text}
-            return [*self.block(("text", 0), start), self.delta(delta)]
-        if isinstance(event, ToolCallDelta):
-            start = {"type": "tool_use", "id": event.id, "name": event.name, "input": {}}
-            items = self.block(("tool_use", event.index), start)
-            if event.arguments:
-                delta = {"type": "input_json_delta", "partial_json": event.arguments}
-                items.append(self.delta(delta))
-            return items
-        return []
-
-    def block(self, kind: tuple[str, int], start: Json) -> list[Json]:
-        """Nothing where the block is open already, else its start, after the end of the last."""
-        if self.open == kind:
-            return []
-        items = self.close()
-        self.open = kind
-        self.index += 1
-        begin = {"type": "content_block_start", "index": self.index, "content_block": start}
-        return [*items, begin]
-
-    def delta(self, delta: Json) -> Json:
-        return {"type": "content_block_delta", "index": self.index, "delta": delta}
-
-    def close(self) -> list[Json]:
-        if self.open is None:
-            return []
-        items = []
-        if self.open[0] == "thinking":
-            signed = signature("".join(self.thinking))
-            items.append(self.delta({"type": "signature_delta", "signature": signed}))
-        self.open = None
-        return [*items, {"type": "content_block_stop", "index": self.index}]
