@@ -116,7 +116,7 @@ class _Blocks:
     def __init__(self) -> None:
         self.index = -1
         self.open: tuple[str, int] | None = None  # kind, and which call
-        self.thinking: list[str] = []
+        self.thinking: list[str] = []  # of the block that is open
 
     def feed(self, event: Event) -> list[Json]:
         if isinstance(event, ReasoningDelta) and event.text:
@@ -157,6 +157,7 @@ class _Blocks:
         if self.open[0] == "thinking":
             signed = signature("".join(self.thinking))
             items.append(self.delta({"type": "signature_delta", "signature": signed}))
+            self.thinking = []
         self.open = None
         return [*items, {"type": "content_block_stop", "index": self.index}]
 

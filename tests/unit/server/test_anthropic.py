@@ -9,6 +9,9 @@ import anthropic
 import httpx
 import pytest
 
+from baltoro.chat.chat_model import Completion, ContentDelta, ReasoningDelta
+from baltoro.server.anthropic_replies import NO_USAGE, MessageReply, signature
+
 ANSWER = "<think>0.9 is more.</think>9.9 is bigger."
 CALL = (
     "<think>Let me compute.</think>I look.<|tool_calls_section_begin|><|tool_call_begin|>"
@@ -179,3 +182,27 @@ def test_the_key_may_come_in_the_apis_own_header(ask, anthropic_sdk):
     url = f"{server.url}/anthropic/v1/messages"
     wrong = httpx.post(url, json={}, headers={"x-api-key": "wrong"}, verify=False, timeout=60)
     assert wrong.json()["error"]["type"] == "authentication_error"
+
+
+async def test_each_block_of_thinking_has_its_own_signature():
+    end = Completion(
+        reasoning_content="First.Then.",
+        content="I look.",
+        tool_calls=[],
+        finish_reason="stop",
+        usage=NO_USAGE,
+    )
+
+    async def choices():
+        for event in (
+            ReasoningDelta("First."),
+            ContentDelta("I look."),
+            ReasoningDelta("Then."),
+            end,
+        ):
+            yield 0, event
+
+    reply = MessageReply("scripted", shows_thinking=True)
+    deltas = [item["delta"] async for item in reply.chunks(choices()) if "delta" in item]
+    signed = [delta["signature"] for delta in deltas if delta.get("type") == "signature_delta"]
+    assert signed == [signature("First."), signature("Then.")]
