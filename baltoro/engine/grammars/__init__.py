@@ -44,8 +44,9 @@ schema), and asks it which tokens may come next. Here they are those behind `[7`
 
 3. `closing.py` proposes ends for a beginning, shortest first. `partial_json.py` reads the
 beginning, `flat_schema.py` says which alternatives without references or compositions the schema
-has there, and `patterns.py` completes a text under its pattern. Of the first proposals that the
-grammar takes and that validate, the one of the fewest tokens is the way to the end:
+has there, `patterns.py` completes a text under its pattern, `number_ends.py` a number within its
+bounds. Of the first proposals that the grammar takes and that validate, the one of the fewest
+tokens is the way to the end:
 
     >>> from baltoro.engine.grammars.flat_schema import FlatSchemas
     >>> [flat["type"] for flat in FlatSchemas(modern).of(modern["properties"]["day"])]
@@ -104,5 +105,5 @@ the logits, from which it draws; then it asks whether the drawn token may stay:
     (50, '{"rows":[777777777777,7]}<|tool_call_end|><|tool_calls_section_end|><|im_end|>')
 
 GLM's family writes each argument for itself; `keyed_call.py` stands in the place of `BoundedText`
-there, with a grammar for each value.
+there, and `argument_values.py` keeps each value to its schema.
 """

@@ -1,6 +1,8 @@
 """The shortest ways to complete a beginning of JSON so that it validates against a schema.
 
-    Closer({"type": "object", "required": ["a"]}).completions('{"b": [tr')  ->  ['ue],"a":0}', ...]
+    >>> closer = Closer({"type": "object", "required": ["a"]}, is_valid=lambda schema, value: True)
+    >>> closer.completions('{"b": [tr')
+    ['ue],"a":0}']
 
 What comes out are proposals, shortest first. They keep the order that grammars made of a schema
 have: the members in `properties` as listed, other required ones, any others. What only forbids
@@ -11,10 +13,7 @@ none was found.
 from __future__ import annotations
 
 import json
-import math
-import re
 from collections.abc import Callable, Iterable, Iterator
-from fractions import Fraction
 from itertools import islice
 from typing import Any
 
@@ -26,8 +25,8 @@ from baltoro.engine.grammars.flat_schema import (
     of_type,
     property_schema,
     same,
-    step_of,
 )
+from baltoro.engine.grammars.number_ends import number_ends
 from baltoro.engine.grammars.partial_json import NOTHING, Partial, read_partial, read_string
 from baltoro.engine.grammars.patterns import PatternError, shortest_suffix
 from baltoro.engine.grammars.schema_forms import forbids
@@ -35,8 +34,6 @@ from baltoro.engine.grammars.schema_forms import forbids
 _MANY = 12  # proposals kept per value
 _LONGEST_FILL = 100_000  # characters made up to reach a least length
 _MOST_MADE = 200  # items or members that are made up to reach a least number
-_MAX_DIGITS = 25  # that a number is prolonged by
-_FRACTION_DIGITS = 12
 
 
 class Closer:
@@ -390,82 +387,10 @@ def _scalars(flat: Flat, partial: Partial) -> Iterator[str]:
             if word.startswith(raw) and kind in types and "enum" not in flat:
                 yield word[len(raw) :]
     elif "integer" in types or "number" in types:
-        for rest in _number_ends(flat, raw):
+        for rest in number_ends(flat, raw):
             value = json.loads(raw + rest)
             if "enum" not in flat or any(same(value, each) for each in flat["enum"]):
                 yield rest
-
-
-_NUMBER = re.compile(r"(-?)(?:(0|[1-9][0-9]*)(?:(\.)([0-9]*))?(?:[eE]([-+]?)([0-9]*))?)?")
-
-
-def _number_ends(flat: Flat, raw: str) -> Iterator[str]:
-    """What makes a number in its bounds of a beginning, short ones first."""
-    match = _NUMBER.fullmatch(raw)
-    if match is None:
-        return
-    sign, whole, point, decimals, _, power = match.groups()
-    if power is not None:
-        yield "" if power else "0"
-    elif whole is None:
-        starts = [raw + digit for digit in "0123456789"]
-        if not raw:
-            starts += [f"-{digit}" for digit in "0123456789"]
-        ends = [
-            (start + rest)[len(raw) :] for start in starts for rest in _number_ends(flat, start)
-        ]
-        yield from sorted(dict.fromkeys(ends), key=len)
-    elif point:
-        yield from _decimal_ends(flat, sign, whole, decimals, 0 if decimals else 1)
-    else:
-        yield from _whole_ends(flat, sign, whole)
-        if "number" in flat.get("type", TYPES):
-            yield from ("." + rest for rest in _decimal_ends(flat, sign, whole, "", 1))
-
-
-def _whole_ends(flat: Flat, sign: str, whole: str) -> Iterator[str]:
-    for more in range(1 if whole == "0" else _MAX_DIGITS):
-        least = int(whole) * 10**more
-        found = _within(flat, sign, least, least + 10**more - 1, 1)
-        if found is not None:
-            yield str(found)[len(whole) :]
-
-
-def _decimal_ends(flat: Flat, sign: str, whole: str, decimals: str, at_least: int) -> Iterator[str]:
-    for more in range(at_least, _FRACTION_DIGITS):
-        least = int(whole + decimals) * 10**more
-        scale = 10 ** (len(decimals) + more)
-        found = _within(flat, sign, least, least + 10**more - 1, scale)
-        if found is not None:
-            yield str(found).rjust(len(decimals) + more, "0")[-more:] if more else ""
-
-
-def _within(flat: Flat, sign: str, least: int, most: int, scale: int) -> int | None:
-    """The smallest v from `least` to `most` for which sign v / scale is in all bounds."""
-    low, high = _bounds(flat)
-    if sign:
-        low, high = (high and (-high[0], high[1])), (low and (-low[0], low[1]))
-    if low is not None:
-        edge = low[0] * scale
-        least = max(least, math.floor(edge) + 1 if low[1] else math.ceil(edge))
-    if high is not None:
-        edge = high[0] * scale
-        most = min(most, math.ceil(edge) - 1 if high[1] else math.floor(edge))
-    step = step_of(flat, scale) if flat.get("multipleOf") else 1
-    found = -(-least // step) * step if step else least
-    return found if found <= most else None
-
-
-_Bound = tuple[Fraction, bool]  # and whether it is excluded
-
-
-def _bounds(flat: Flat) -> tuple[_Bound | None, _Bound | None]:
-    def given(keyword: str, excluded: bool) -> list[_Bound]:
-        return [(Fraction(str(flat[keyword])), excluded)] if keyword in flat else []
-
-    low = given("minimum", False) + given("exclusiveMinimum", True)
-    high = given("maximum", False) + given("exclusiveMaximum", True)
-    return max(low, default=None), min(high, key=lambda b: (b[0], not b[1]), default=None)
 
 
 def _dump(value: Any) -> str:

@@ -7,9 +7,7 @@ only forbids (`not`, the exclusiveness of `oneOf`) is left out.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping
-from fractions import Fraction
 from itertools import islice
 from typing import Any
 
@@ -160,11 +158,6 @@ def of_type(value: Any, types: Iterable[str]) -> bool:
         return bool(types & {"integer", "number"})
     names = {float: "number", str: "string", list: "array", dict: "object", type(None): "null"}
     return names[type(value)] in types
-
-
-def step_of(flat: Flat, scale: int) -> int:
-    """What v is a multiple of if v / scale is one of every `multipleOf`."""
-    return math.lcm(*(abs((Fraction(str(m)) * scale).numerator) for m in flat["multipleOf"]))
 
 
 def _own_keywords(schema: Mapping) -> Flat:

@@ -22,6 +22,7 @@ from baltoro.chat.reply_form import FENCE
 from baltoro.chat.tokenizer import Tokenizer
 from baltoro.config import BaltoroError
 from baltoro.engine.constraint import Choice
+from baltoro.engine.grammars.argument_values import followed
 from baltoro.engine.grammars.bounded_text import BoundedText
 from baltoro.engine.grammars.cache import JsonGrammars
 from baltoro.engine.grammars.keyed_call import KeyedArguments, KeyedCall
@@ -374,6 +375,4 @@ class _Head:
         return mask
 
     def accept(self, token: int) -> None:
-        self._rests = {
-            name: rest[1:] for name, rest in self._rests.items() if rest and rest[0] == token
-        }
+        self._rests = followed(self._rests, token)

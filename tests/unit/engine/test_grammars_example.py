@@ -1,11 +1,15 @@
-"""The worked example that a reader of the grammars meets first."""
+"""The worked examples that a reader of the grammars meets first."""
 
 import doctest
 
+import pytest
+
 import baltoro.engine.grammars
+from baltoro.engine.grammars import closing
 
 
-def test_the_example_of_the_grammars_is_what_they_do():
-    found = doctest.testmod(baltoro.engine.grammars)
-    assert found.attempted > 20
+@pytest.mark.parametrize("module", [baltoro.engine.grammars, closing])
+def test_the_examples_of_the_grammars_are_what_they_do(module):
+    found = doctest.testmod(module)
+    assert found.attempted > 1
     assert found.failed == 0
