@@ -21,9 +21,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
-from clients import server
 from openai import OpenAI, OpenAIError
 from openai.types.chat.chat_completion_chunk import ChoiceDelta
+
+from clients import server
 
 QUESTION = "Which is bigger: 9.11 or 9.9?"
 

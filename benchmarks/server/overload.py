@@ -31,6 +31,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
+from openai import APIStatusError, AsyncOpenAI, OpenAIError, RateLimitError
+
+from baltoro.tasks.phrases import make_scene
 from clients import (
     CACHE_MEMORY,
     START,
@@ -42,9 +45,6 @@ from clients import (
     solve,
     watch_memory,
 )
-from openai import APIStatusError, AsyncOpenAI, OpenAIError, RateLimitError
-
-from baltoro.tasks.phrases import make_scene
 
 MAX_REQUESTS = 32  # fewer than clients, so that the queue is full most of the time
 MEMORY_SHARE = 0.05

@@ -20,10 +20,9 @@ import sys
 import time
 from pathlib import Path
 
-from results import BENCHMARKS, RECORDS, TABLE, newest, table
-
 from baltoro.bench.record import commit
 from baltoro.kernels.cores import available_cores
+from results import BENCHMARKS, RECORDS, TABLE, newest, table
 
 HERE = Path(__file__).parent
 

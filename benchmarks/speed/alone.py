@@ -5,9 +5,8 @@ python benchmarks/speed/alone.py slice --threads 2 --memory 12GiB
 
 from __future__ import annotations
 
-from results import arguments, keep
-
 from baltoro.bench.questions import Options, ask
+from results import arguments, keep
 
 if __name__ == "__main__":
     parser = arguments(__doc__)

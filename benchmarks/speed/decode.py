@@ -13,15 +13,14 @@ import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from peers.find import HERE, Peers, find, peers_python
-from peers.write_gguf import write
-from results import run_script
-
 from baltoro.bench import decode
 from baltoro.bench.questions import Options
 from baltoro.bench.record import Record
 from baltoro.checkpoint.reader import open_checkpoint
 from baltoro.config import BaltoroError
+from peers.find import HERE, Peers, find, peers_python
+from peers.write_gguf import write
+from results import run_script
 
 LIBRARIES = {"llama.cpp": "llama_cpp", "ik_llama.cpp": "ik_llama_cpp"}
 

@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 import numpy as np
-from results import run_script
 
 from baltoro.bench.decode import generate, random_prompt
 from baltoro.bench.questions import Options
@@ -24,6 +23,7 @@ from baltoro.chat.chat_model import Sampling
 from baltoro.engine.engine import Engine
 from baltoro.engine.open_model import open_engine
 from baltoro.engine.options import EngineOptions
+from results import run_script
 
 REPLIES = 4
 SHORT_PROMPT = 16

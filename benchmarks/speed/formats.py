@@ -11,13 +11,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from results import run_script
-
 from baltoro.bench.moe import MoeLayer, expert_bytes
 from baltoro.bench.questions import Options
 from baltoro.bench.record import Record, compare
 from baltoro.bench.shapes import MOE_LAYER, in_memory
 from baltoro.config import ModelConfig
+from results import run_script
 
 EXPERTS = 128
 BATCHES = (1, 16)

@@ -35,7 +35,6 @@ from pathlib import Path
 from threading import Thread
 
 import numpy as np
-from results import run_script
 
 from baltoro.bench.questions import Options
 from baltoro.bench.record import PeerResult, Record, median_ratio
@@ -45,6 +44,7 @@ from baltoro.engine.open_model import open_model
 from baltoro.engine.options import EngineOptions
 from baltoro.server.app import create_app
 from baltoro.server.serve import Server, bind
+from results import run_script
 
 REQUESTS, PROMPT, TOKENS = 16, 32, 128
 FIRST_TOKEN_PAIRS = 8  # in a round

@@ -8,15 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from peers.find import Peers
-from results import run_script
-
 from baltoro.bench import moe
 from baltoro.bench.questions import Options
 from baltoro.bench.record import Record
 from baltoro.bench.shapes import MOE_LAYER, in_memory
 from baltoro.config import ModelConfig
 from baltoro.kernels.step import Activations
+from peers.find import Peers
+from results import run_script
 
 
 def records(options: Options) -> Iterator[Record]:

@@ -11,15 +11,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from peers.find import Peers
-from results import run_script
-
 from baltoro.bench import prefill
 from baltoro.bench.questions import Options
 from baltoro.bench.record import Record
 from baltoro.bench.shapes import in_memory
 from baltoro.checkpoint.layout import expert_shapes
 from baltoro.config import ModelConfig
+from peers.find import Peers
+from results import run_script
 
 DENSE_TOKENS = 512
 

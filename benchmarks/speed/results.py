@@ -12,10 +12,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from bars import held
-
 from baltoro.bench.questions import Options
 from baltoro.bench.record import Record, machine
+from bars import held
 
 BENCHMARKS = Path(__file__).parents[1]
 RECORDS = BENCHMARKS / "results.jsonl"

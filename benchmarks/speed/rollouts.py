@@ -15,11 +15,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from peers.deepseek import deepseek_v3
-from peers.find import find
-from peers.write_gguf import write
-from results import arguments, keep
-from serve import llama_server
 
 from baltoro.bench.record import Measure, Record, compare
 from baltoro.bench.serve import crowd, prompts
@@ -31,6 +26,11 @@ from baltoro.engine.open_model import open_engine
 from baltoro.engine.options import EngineOptions
 from baltoro.train.load import load_model
 from baltoro.train.updater import use_threads
+from peers.deepseek import deepseek_v3
+from peers.find import find
+from peers.write_gguf import write
+from results import arguments, keep
+from serve import llama_server
 
 TOKENS = 64  # of each reply, as in `bench serve`, whose prompts these are
 REQUESTS = 16

@@ -10,13 +10,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from decode import gguf_of
-from peers.find import find
-from results import run_script
-
 from baltoro.bench import serve
 from baltoro.bench.questions import Options
 from baltoro.bench.record import Record
+from decode import gguf_of
+from peers.find import find
+from results import run_script
 
 SLOT_TOKENS = 1024  # of context that llama-server has for each request
 

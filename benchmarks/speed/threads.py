@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from results import run_script
-
 from baltoro.bench.decode import tokens_per_second
 from baltoro.bench.questions import Options
 from baltoro.bench.record import Record, compare
 from baltoro.engine.open_model import open_engine
 from baltoro.engine.options import EngineOptions
 from baltoro.kernels.cores import available_cores
+from results import run_script
 
 
 def records(options: Options) -> Iterator[Record]:

@@ -19,8 +19,6 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from peers.deepseek import deepseek_v3
-from results import arguments, keep
 from torch import Tensor, nn
 
 from baltoro.bench.record import Measure, Record, compare
@@ -32,6 +30,8 @@ from baltoro.train.load import load_model
 from baltoro.train.loss import summed_cross_entropy
 from baltoro.train.sft import Phase, SftConfig, demonstration
 from baltoro.train.updater import use_threads
+from peers.deepseek import deepseek_v3
+from results import arguments, keep
 
 ROWS, LENGTH = 16, 512
 RECIPE = Path("recipes/tiny/sft.toml")

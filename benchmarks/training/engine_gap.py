@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from answers import EVIDENCE, Out, save
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
+from answers import EVIDENCE, Out, save
 from baltoro.chat.tokenizer import Tokenizer
 from baltoro.checkpoint.bundled import BUNDLED
 from baltoro.rl.config import RlConfig

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+
 from answers import EVIDENCE, table
 
 HERE = Path(__file__).parent

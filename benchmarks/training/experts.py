@@ -16,11 +16,11 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
-from answers import EVIDENCE, Out, save
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from answers import EVIDENCE, Out, save
 from baltoro.chat.tokenizer import Tokenizer
 from baltoro.checkpoint.bundled import BUNDLED
 from baltoro.model.transformer import Transformer

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from answers import EVIDENCE, Out, save
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
+from answers import EVIDENCE, Out, save
 from baltoro.agent.attempt import Attempt, attempt
 from baltoro.agent.context import Window, window
 from baltoro.agent.loop import Limits

@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-import training_runs as runs
 import typer
-from answers import EVIDENCE, Out, mean_and_margin, save
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
+import training_runs as runs
+from answers import EVIDENCE, Out, mean_and_margin, save
 from baltoro.chat.tokenizer import Tokenizer
 from baltoro.config import from_mapping, load_toml
 from baltoro.evals.skills import wilson

@@ -16,13 +16,13 @@ from statistics import mean
 from typing import Annotated, Any
 
 import typer
-from answers import EVIDENCE, Out, save
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
-from training_runs import RUNS, read_log
 
+from answers import EVIDENCE, Out, save
 from baltoro.evals.skills import wilson
 from baltoro.rl.train import run
+from training_runs import RUNS, read_log
 
 
 def main(

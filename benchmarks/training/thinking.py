@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
-from answers import EVIDENCE, Out, save
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
+from answers import EVIDENCE, Out, save
 from baltoro.agent.attempt import Attempt, attempt
 from baltoro.agent.loop import Limits
 from baltoro.chat.chat_model import ChatModel, Sampling

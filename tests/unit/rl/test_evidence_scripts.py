@@ -75,6 +75,7 @@ def test_experts_tell_more_of_tasks_than_of_shuffled_ones(tmp_path):
 
 def test_mutual_information_is_what_the_mathematics_says():
     import numpy as np
+
     from experts import mutual_information
 
     own = np.eye(4)[:, None, :] * 7.0  # each task has an expert of its own
@@ -129,12 +130,12 @@ def test_a_run_goes_on_where_it_was_stopped_unless_it_is_another(tmp_path):
     import dataclasses
 
     import torch
-    from training_runs import finish
 
     from baltoro.config import preset
     from baltoro.model.transformer import Transformer
     from baltoro.train.schedule import Schedule
     from baltoro.train.trainer import Trainer
+    from training_runs import finish
 
     steps = []
 
