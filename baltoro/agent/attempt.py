@@ -16,7 +16,7 @@ from baltoro.chat.chat_model import ChatModel, Sampling
 from baltoro.config import BaltoroError
 from baltoro.tasks.failures import FAILURE
 from baltoro.tasks.mixture import Conversation
-from baltoro.tasks.task import Problem, Task, ToolStyle, World
+from baltoro.tasks.task import NO_ENTRY, Problem, Task, ToolStyle, World
 from baltoro.tools.python import PythonTool
 from baltoro.tools.tool import Arguments, Tool, ToolError
 
@@ -104,7 +104,7 @@ class TableWorld:
 
     def call(self, tool: str, argument: str) -> str:
         if argument not in self._problem.table:
-            raise ToolError(f"There is no entry '{argument}'.")
+            raise ToolError(NO_ENTRY.format(key=argument))
         return self._problem.table[argument]
 
     def user_says(self, reply: str) -> str | None:

@@ -20,6 +20,7 @@ from baltoro.tasks.many_lookups import ParallelLookups
 from baltoro.tasks.phrases import make_scene
 from baltoro.tasks.products import Products, ProductsWithoutTool
 from baltoro.tasks.recall import Recall
+from baltoro.tasks.slips import WithSlips
 from baltoro.tasks.smalltalk import OutOfReach, SmallTalk
 from baltoro.tasks.sums import Sums
 from baltoro.tasks.task import Problem, Scene, Split, Task
@@ -66,6 +67,8 @@ MORE_TASKS: dict[str, Task] = {
         WithFailures(Chain()),
         WithFailures(Products()),
         WithFailures(Tree()),
+        WithSlips(Chain(shortest=4, longest=60)),
+        WithSlips(RunningTotal(shortest=4, longest=60)),
     )
 }
 
@@ -78,7 +81,7 @@ SIZED: dict[str, Callable[[int, str], Task]] = {
 }
 
 # Tasks whose demonstrations stand alone: they have a policy of their own, or are a fragment.
-ALONE = (Desk, Windowed)
+ALONE = (Desk, Windowed, WithSlips)
 
 
 def find_task(name: str) -> Task:

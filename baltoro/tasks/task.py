@@ -62,6 +62,9 @@ class ToolStyle:
         return {"type": "function", "function": function}
 
 
+NO_ENTRY = "There is no entry '{key}'."  # what a lookup of an unknown key says
+
+
 @dataclass
 class Scene:
     """What surrounds a problem: who speaks, and which tools are on offer."""

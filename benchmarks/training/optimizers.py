@@ -38,10 +38,10 @@ from baltoro.train.sft import Phase, SftConfig, demonstration
 from baltoro.train.trainer import Trainer
 from baltoro.train.updater import ENOUGH, USUAL
 
-RATES = (2e-3, 4e-3, 8e-3, 16e-3)
+RATES = (1e-3, 2e-3, 4e-3, 8e-3)
 SHARE = 0.6  # of AdamW's tokens that MuonClip gets
 OPTIMIZERS = ("muonclip", "adamw")
-TOKENS_PER_STEP = 4096
+TOKENS_PER_STEP = 1024
 # The largest logit of 4,096 tokens differs by 5 % from batch to batch without any learning.
 TOKENS_PER_CLIPPED_STEP = 16_384
 HELD_OUT_TOKENS = 40_000
@@ -97,7 +97,7 @@ def adamw(trainer: Trainer) -> torch.optim.AdamW:
 
 @app.command()
 def compare(
-    steps: Steps = 200,
+    steps: Steps = 800,
     seeds: Seeds = 3,
     out: Out = EVIDENCE,
     recipe: Recipe = Path("recipes/tiny/sft.toml"),
@@ -134,7 +134,7 @@ def schedule_of(steps: int, lr: float, seed: int) -> Schedule:
         decay_from=2 * steps // 3,
         tokens_per_step=TOKENS_PER_STEP,
         seed=seed,
-        save_every=20,
+        save_every=100,
     )
 
 

@@ -12,6 +12,8 @@ from baltoro.checkpoint.reader import open_checkpoint
 from baltoro.quant import int4
 
 ROOT = Path(__file__).parents[2]
+# Those that learn from demonstrations.
+STAGES = "pretrain sft hone finish mend widen lengthen settle polish burnish".split()
 
 
 def test_the_recipe_goes_from_nothing_to_a_measured_int4_checkpoint():
@@ -25,15 +27,15 @@ def test_the_recipe_goes_from_nothing_to_a_measured_int4_checkpoint():
     )
     assert done.returncode == 0, done.stderr[-2000:]
     run = ROOT / "runs" / "smoke"
-    for stage in ("pretrain", "sft", "hone", "finish", "mend", "widen", "lengthen", "settle"):
+    for stage in STAGES:
         rows = [json.loads(row) for row in (run / stage / "metrics.jsonl").read_text().splitlines()]
         assert rows[-1]["loss"] < rows[0]["loss"]
         assert (run / stage / "metrics.png").stat().st_size > 10_000
 
     # What is exported is what the quantizer makes of the bf16 parent, bit for bit.
     packed, plain = (
-        open_checkpoint(run / "settle" / "int4"),
-        open_checkpoint(run / "settle" / "bf16"),
+        open_checkpoint(run / "burnish" / "int4"),
+        open_checkpoint(run / "burnish" / "bf16"),
     )
     name = "model.layers.1.mlp.experts.3.up_proj"
     codes, scale = int4.quantize(np.asarray(plain.tensors[f"{name}.weight"]))
