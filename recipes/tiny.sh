@@ -3,7 +3,7 @@
 # reinforcement learning, export, and what the result can do on unseen problems.
 #
 #     recipes/tiny.sh                the real thing, stage by stage; resumes if stopped
-#     recipes/tiny.sh tiny mend      up to a stage: pretrain sft hone finish mend widen lengthen settle polish burnish rl
+#     recipes/tiny.sh tiny mend      up to a stage: pretrain sft hone finish mend widen lengthen settle polish burnish recover rl
 #     recipes/tiny.sh smoke          the same way with a few steps, in about three minutes
 #
 # Each stage takes under two hours on two idle cores.
@@ -26,7 +26,7 @@ fi
 # glibc gives large blocks back to the system at once, and asking for them anew costs a tenth.
 export MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=4294967296
 
-for stage in pretrain sft hone finish mend widen lengthen settle polish burnish rl; do
+for stage in pretrain sft hone finish mend widen lengthen settle polish burnish recover rl; do
     case "$stage" in
         pretrain | rl) kind=$stage ;;
         *) kind=sft ;;
