@@ -12,6 +12,7 @@ from baltoro.config import BaltoroError
 from baltoro.tasks.aggregation import Aggregation
 from baltoro.tasks.compare import Compare
 from baltoro.tasks.countdown import Countdown
+from baltoro.tasks.countdown_choice import CountdownChoice
 from baltoro.tasks.desk import Desk
 from baltoro.tasks.failures import WithFailures
 from baltoro.tasks.gym import PREFIX, GymTask
@@ -63,6 +64,8 @@ MORE_TASKS: dict[str, Task] = {
         Desk(),
         Aggregation(Sums()),
         Aggregation(Compare()),
+        CountdownChoice(Countdown(3)),
+        CountdownChoice(Countdown(4)),
         WithFailures(SingleLookup()),
         WithFailures(Chain()),
         WithFailures(Products()),
