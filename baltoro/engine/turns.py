@@ -16,7 +16,7 @@ from baltoro.chat.messages import Message, Tool
 from baltoro.chat.tokenizer import Tokenizer
 from baltoro.engine.kept_bytes import KEY_BYTES, KeptBytes
 
-MAX_BYTES = 8 << 20  # of memory: 30,000 short texts, or two million ids of long ones
+MAX_BYTES = 2 << 20  # of memory: 8,000 short texts, or half a million ids of long ones
 
 
 def conversation_keys(messages: Sequence[Message], tools: Sequence[Tool]) -> list[bytes]:

@@ -18,7 +18,7 @@ from baltoro.chat.messages import Message
 from baltoro.chat.template import with_native_ids
 from baltoro.engine.kept_bytes import KEY_BYTES, KeptBytes
 
-MAX_BYTES = 16 << 20  # of memory: 50,000 thoughts of a line, or 16 million letters of long ones
+MAX_BYTES = 4 << 20  # of memory: 12,000 thoughts of a line, or 4 million letters of long ones
 
 
 class ReasoningStore:
