@@ -3,7 +3,8 @@
 # reinforcement learning, export, and what the result can do on unseen problems.
 #
 #     recipes/tiny.sh                the real thing, stage by stage; resumes if stopped
-#     recipes/tiny.sh tiny mend      up to a stage: pretrain sft hone finish mend widen lengthen settle polish burnish recover rl
+#     recipes/tiny.sh tiny mend      up to a stage: pretrain sft hone finish mend widen lengthen
+#                                    settle polish burnish recover rl
 #     recipes/tiny.sh smoke          the same way with a few steps, in about three minutes
 #
 # Each stage takes under two hours on two idle cores.
