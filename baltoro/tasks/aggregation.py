@@ -10,7 +10,6 @@ import random
 import re
 from dataclasses import dataclass
 
-from baltoro.chat.reflection import reflection
 from baltoro.tasks.task import Problem, Scene, Split, Task, assistant
 
 INTRODUCTIONS = (
@@ -19,12 +18,11 @@ INTRODUCTIONS = (
     "These are {n} answers to it. Check them and answer yourself.",
     "Below are {n} candidate answers. Choose the right one, or correct them.",
 )
-MOST = 8  # attempts
 
 
 @dataclass(frozen=True)
 class Aggregation:
-    """Problems of a task without tools, with three to eight attempts at each."""
+    """Problems of a task without tools, with three to five attempts at each."""
 
     task: Task
 
@@ -43,28 +41,22 @@ class Aggregation:
         wrong = misstated(rng, right)  # one mistake that several may share
         attempts = [
             right if rng.random() < share else rng.choice((wrong, misstated(rng, right)))
-            for _ in range(rng.randint(3, MOST))
+            for _ in range(rng.randint(3, 5))
         ]
+        listed = "\n".join(f"{i}. {text}" for i, text in enumerate(attempts, start=1))
+        introduction = rng.choice(INTRODUCTIONS).format(n=len(attempts))
         agreeing = [str(i) for i, text in enumerate(attempts, start=1) if text == right]
         verdict = f"Right: {' '.join(agreeing)}." if agreeing else "None is right."
         worked_out = problem.solution[-1]["reasoning_content"]
         return dataclasses.replace(
             problem,
             task=self.name,
-            question=asked(rng, problem.question, attempts),
+            question=f"{problem.question}\n{introduction}\n{listed}",
             solution=[assistant(right, f"{worked_out} {verdict}")],
         )
 
     def verify(self, problem: Problem, reply: str) -> bool:
         return self.task.verify(problem, reply)
-
-
-def asked(rng: random.Random, question: str, attempts: list[str]) -> str:
-    """The question with all attempts, in heavy mode's words or in others."""
-    if rng.random() < 0.5:
-        return reflection(question, attempts)
-    listed = "\n".join(f"{i}. {text}" for i, text in enumerate(attempts, start=1))
-    return f"{question}\n{rng.choice(INTRODUCTIONS).format(n=len(attempts))}\n{listed}"
 
 
 def misstated(rng: random.Random, statement: str) -> str:

@@ -13,10 +13,11 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
-from baltoro.tasks.aggregation import MOST, asked
+from baltoro.chat.reflection import reflection
 from baltoro.tasks.countdown import LARGEST, OPERATORS, Countdown
 from baltoro.tasks.task import Problem, Scene, Split, assistant
 
+MOST = 8  # attempts
 SIGNS = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/"}
 
 
@@ -50,7 +51,7 @@ class CountdownChoice:
             searched = solution[0]["reasoning_content"]
             solution = [solution[0] | {"reasoning_content": f"{said} {searched}"}]
         texts = [f"{attempt} = {target}." for attempt in attempts]
-        question = asked(rng, problem.question, texts)
+        question = reflection(problem.question, texts)
         return dataclasses.replace(problem, task=self.name, question=question, solution=solution)
 
     def verify(self, problem: Problem, reply: str) -> bool:

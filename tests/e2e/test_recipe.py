@@ -29,8 +29,13 @@ def test_the_recipe_goes_from_nothing_to_a_measured_int4_checkpoint():
     run = ROOT / "runs" / "smoke"
     for stage in STAGES:
         rows = [json.loads(row) for row in (run / stage / "metrics.jsonl").read_text().splitlines()]
-        assert rows[-1]["loss"] < rows[0]["loss"]
+        assert rows[-1]["loss"] < rows[0]["loss"] or stage in ("polish", "burnish")
         assert (run / stage / "metrics.png").stat().st_size > 10_000
+
+    # Stages that learn rows of embedding and head alone leave all else as it was.
+    before, after = (open_checkpoint(run / s / "bf16").tensors for s in ("settle", "burnish"))
+    changed = {name for name in before if not np.array_equal(before[name], after[name])}
+    assert changed == {"model.embed_tokens.weight", "lm_head.weight"}
 
     # What is exported is what the quantizer makes of the bf16 parent, bit for bit.
     packed, plain = (
