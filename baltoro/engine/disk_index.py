@@ -19,8 +19,8 @@ from pathlib import Path
 
 DIGEST_BYTES = 16  # of a digest in a file's name
 # A block takes 200 bytes of memory here. No more are kept, of a large folder one for each MiB, so
-# that the index stays below 13 MB, or a five-thousandth of the folder.
-MOST_BLOCKS = 65_536
+# that the index stays below 4 MB, or a five-thousandth of the folder.
+MOST_BLOCKS = 16_384
 _NAME = re.compile(r"([0-9a-f]{32})-([0-9a-f]{32})\.block")
 _ENTRY = struct.Struct(f"<{DIGEST_BYTES}sQ")  # the parent's digest and the file's size: one object
 
