@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from baltoro.chat.reflection import reflection
-from baltoro.tasks.countdown import LARGEST, OPERATORS, Countdown
+from baltoro.tasks.countdown import LARGEST, OPERATORS, Countdown, bracketed
 from baltoro.tasks.task import Problem, Scene, Split, assistant
 
 MOST = 8  # attempts
@@ -117,10 +117,6 @@ def swapped(rng: random.Random, expression: str) -> str:
         return f"{sides[0]} {SIGNS[type(node.op)]} {sides[1]}"
 
     return again(ast.parse(expression, mode="eval").body)
-
-
-def bracketed(expression: str) -> str:
-    return expression if expression.isdigit() else f"({expression})"
 
 
 def mistaken(rng: random.Random, expression: str, target: str) -> str:
