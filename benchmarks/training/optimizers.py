@@ -45,6 +45,8 @@ TOKENS_PER_STEP = 1024
 # The largest logit of 4,096 tokens differs by 5 % from batch to batch without any learning.
 TOKENS_PER_CLIPPED_STEP = 16_384
 HELD_OUT_TOKENS = 40_000
+# Those that made the bundled model.
+STAGES = "pretrain sft hone finish mend widen lengthen settle polish burnish recover".split()
 SPIKE = 10.0  # times the median of the steps before: what `skip_above` is meant to be set to
 
 app = typer.Typer(no_args_is_help=True, help=__doc__)
@@ -275,7 +277,7 @@ def spikes(
 ) -> None:
     """How far losses and gradients of a run rose above those of the steps before."""
     rows = []
-    for name in stage or ("pretrain", "sft", "hone", "finish", "mend"):
+    for name in stage or STAGES:
         log = runs.read_log(folder / name)
         norms, losses = (rises([row[key] for row in log]) for key in ("gradient_norm", "loss"))
         rows.append({
