@@ -14,7 +14,14 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from baltoro.chat.reflection import reflection
-from baltoro.tasks.countdown import LARGEST, OPERATORS, Countdown, bracketed
+from baltoro.tasks.countdown import (
+    LARGEST,
+    LARGEST_VALUE,
+    OPERATORS,
+    Countdown,
+    bracketed,
+    evaluate,
+)
 from baltoro.tasks.task import Problem, Scene, Split, assistant
 
 MOST = 8  # attempts
@@ -76,7 +83,7 @@ def weigh(attempts: list[str], given: list[int], target: int) -> tuple[str, str 
 
 
 def worked_out(node: ast.expr, steps: list[str]) -> Fraction | None:
-    """The value, with one step for each sign; None from the first that is not whole or below 0."""
+    """The value, with one step for each sign; None from the first that no search would make."""
     if isinstance(node, ast.Constant):
         return Fraction(str(node.value))
     assert isinstance(node, ast.BinOp)
@@ -89,7 +96,7 @@ def worked_out(node: ast.expr, steps: list[str]) -> Fraction | None:
         steps.append(step)
         return None
     value = OPERATORS[type(node.op)](left, right)
-    if value < 0 or value.denominator != 1:
+    if not 0 <= value <= LARGEST_VALUE or value.denominator != 1:
         steps.append(step)
         return None
     steps.append(f"{step}={value}")
@@ -120,21 +127,24 @@ def swapped(rng: random.Random, expression: str) -> str:
 
 
 def mistaken(rng: random.Random, expression: str, target: str) -> str:
-    """An expression that is wrong: another sign, another number, or two numbers exchanged."""
+    """An expression that is wrong: another sign, another number, two numbers exchanged, or one
+    number in place of a bracket."""
+    brackets = re.findall(r"\([^()]+\)", expression)
     while True:
         parts = re.split(r"(\d+|[+*/-])", expression)
         places = [i for i, part in enumerate(parts) if part.isdigit()]
         signs = [i for i, part in enumerate(parts) if part in set("+-*/")]
         kind = rng.random()
-        if kind < 0.5:
+        if kind < 0.3 and brackets:
+            shorter = expression.replace(rng.choice(brackets), str(rng.randint(1, 2 * LARGEST)), 1)
+            parts = [shorter]
+        elif kind < 0.6:
             parts[rng.choice(signs)] = rng.choice("+-*/")
-        elif kind < 0.8 and len(places) > 1:
+        elif kind < 0.85 and len(places) > 1:
             a, b = rng.sample(places, 2)
             parts[a], parts[b] = parts[b], parts[a]
         else:
             parts[rng.choice(places)] = str(rng.randint(1, LARGEST))
         wrong = swapped(rng, "".join(parts))
-        steps: list[str] = []
-        value = worked_out(ast.parse(wrong, mode="eval").body, steps)
-        if value != int(target) or numbers_of(wrong) != numbers_of(expression):
+        if evaluate(wrong) != int(target) or numbers_of(wrong) != numbers_of(expression):
             return wrong

@@ -58,7 +58,7 @@ STEPS = {
     "rl": Step(
         ("rl_curves.py", "--config", "recipes/evidence/rl.toml", "--ablations"),
         ("--config", "recipes/smoke/rl.toml", "--runs", "runs/evidence/small/rl", "--seeds", "1"),
-        needs="runs/tiny/mend",
+        needs="runs/tiny/lengthen",
     ),
 }
 

@@ -1,6 +1,6 @@
 """Reinforcement learning over several seeds: what was right before, after, and by what objective.
 
-    python benchmarks/training/rl_curves.py --config recipes/tiny/rl.toml --seeds 3
+    python benchmarks/training/rl_curves.py --config recipes/evidence/rl.toml --seeds 3
 
 Runs the configuration once for each seed and objective, resuming what was stopped, and writes
 `rl.json` (shares right on unseen problems with 95 % intervals, gaps between trainer and engine)
@@ -39,6 +39,7 @@ def main(
     if ablations:
         variants["no_qat"] = {"quantize": False}
         variants["no_replay"] = {"router_replay": False}
+    named = "".join(f" --objective {name}" for name in objective or [])
     rows = []
     for name, changes in variants.items():
         for seed in range(seeds):
@@ -50,19 +51,23 @@ def main(
         out,
         "rl",
         claim="reinforcement learning from verifiable rewards raises pass@1 on unseen problems",
-        bar="by 20 points or more on at least 3 tasks, one with tools in several turns",
+        bar="by 20 points or more on at least 3 tasks, one with tools in several turns, and above "
+        "rejection sampling given the same compute",
         result=sentence(rows),
-        command=f"python benchmarks/training/rl_curves.py --config {config} --seeds {seeds}",
+        command=f"python benchmarks/training/rl_curves.py --config {config} --seeds {seeds}"
+        f"{named}",
         rows=rows,
         figure=draw(rows, runs),
     )
 
 
 def sentence(rows: list[dict[str, Any]]) -> str:
-    """Mean shares right before and after, and the mean gap to the engine, of each variant."""
-    said = []
+    """Mean shares right before and after, and the mean gap to the engine, of each variant; and what
+    each had reached when the first was done."""
+    said, seconds = list[str](), None
     for variant in dict.fromkeys(row["variant"] for row in rows):
         of = [row for row in rows if row["variant"] == variant]
+        seconds = seconds or mean(row["looks"][-1]["seconds"] for row in of)
         tasks = [
             f"{name} {mean(r['tasks'][name]['before'][0] for r in of):.0%} to "
             f"{mean(r['tasks'][name]['after'][0] for r in of):.0%}"
@@ -70,7 +75,21 @@ def sentence(rows: list[dict[str, Any]]) -> str:
         ]
         gap = mean(row["mean_gap"] for row in of)
         said.append(f"{variant}: {', '.join(tasks)}, gap to the engine's log-probs {gap:.4f}")
+        if len(said) > 1:
+            looks = [first_look_after(seconds, row["looks"]) for row in of]
+            shares = [
+                f"{name} {mean(x['right'][name] for x in looks):.0%}" for name in of[0]["tasks"]
+            ]
+            after = mean(look["seconds"] for look in looks)
+            said[-1] += (
+                f", after {after:.0f} s (first variant: {seconds:.0f} s) {', '.join(shares)}"
+            )
     return "; ".join(said)
+
+
+def first_look_after(seconds: float, looks: list[dict[str, Any]]) -> dict[str, Any]:
+    """The last one if the run was done before."""
+    return next((look for look in looks if look["seconds"] >= seconds), looks[-1])
 
 
 def train(config: Path, folder: Path, seed: int, changes: dict[str, Any]) -> None:
@@ -101,7 +120,12 @@ def to_toml(values: dict[str, Any]) -> str:
 def result(folder: Path) -> dict[str, Any]:
     rows = read_log(folder)
     gaps = [row["gap_mean"] for row in rows if "gap_mean" in row]
-    tasks = {}
+    tasks, looks, seconds = {}, [], 0.0
+    for row in rows:
+        seconds += row["rollout_seconds"] + row["update_seconds"] + row["push_seconds"]
+        if "eval" in row:
+            right = {name: look["right"] for name, look in row["eval"].items()}
+            looks.append({"step": row["step"] + 1, "seconds": seconds, "right": right})
     for name, after in rows[-1]["eval"].items():
         before = rows[0]["eval_before"][name]
         tasks[name] = {
@@ -113,6 +137,7 @@ def result(folder: Path) -> dict[str, Any]:
     return {
         "steps": len(rows),
         "tasks": tasks,
+        "looks": looks,
         "mean_gap": sum(gaps) / max(len(gaps), 1),
         "largest_logit": max((row["max_logit"] for row in rows if "max_logit" in row), default=0.0),
         "rollout_seconds": sum(row["rollout_seconds"] for row in rows),
