@@ -47,6 +47,7 @@ MORE_SKILLS = (
     "countdown_2",
     "countdown_3",
     "countdown_4",
+    "countdown_5",
     "tree",
     "running_total",
     "running_total_40",
@@ -58,6 +59,7 @@ MORE_SKILLS = (
     "recall_3100",
     "aggregate_compare",
     "aggregate_sums",
+    "aggregate_countdown_4",
     "chain_with_failures",
     "products_with_failures",
 )

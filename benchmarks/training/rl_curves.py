@@ -54,8 +54,7 @@ def main(
         bar="by 20 points or more on at least 3 tasks, one with tools in several turns, and above "
         "rejection sampling given the same compute",
         result=sentence(rows),
-        command=f"python benchmarks/training/rl_curves.py --config {config} --seeds {seeds}"
-        f"{named}",
+        command=f"python benchmarks/training/rl_curves.py --config {config} --seeds {seeds}{named}",
         rows=rows,
         figure=draw(rows, runs),
     )

@@ -13,7 +13,7 @@ from baltoro.quant import int4
 
 ROOT = Path(__file__).parents[2]
 # Those that learn from demonstrations.
-STAGES = "pretrain sft hone finish mend widen lengthen settle polish burnish recover".split()
+STAGES = "pretrain sft hone finish mend widen lengthen settle polish burnish recover weigh".split()
 
 
 def test_the_recipe_goes_from_nothing_to_a_measured_int4_checkpoint():
@@ -39,8 +39,8 @@ def test_the_recipe_goes_from_nothing_to_a_measured_int4_checkpoint():
 
     # What is exported is what the quantizer makes of the bf16 parent, bit for bit.
     packed, plain = (
-        open_checkpoint(run / "recover" / "int4"),
-        open_checkpoint(run / "recover" / "bf16"),
+        open_checkpoint(run / "weigh" / "int4"),
+        open_checkpoint(run / "weigh" / "bf16"),
     )
     name = "model.layers.1.mlp.experts.3.up_proj"
     codes, scale = int4.quantize(np.asarray(plain.tensors[f"{name}.weight"]))
