@@ -46,7 +46,9 @@ TOKENS_PER_STEP = 1024
 TOKENS_PER_CLIPPED_STEP = 16_384
 HELD_OUT_TOKENS = 40_000
 # Those that made the bundled model.
-STAGES = "pretrain sft hone finish mend widen lengthen settle polish burnish recover weigh".split()
+STAGES = (
+    "pretrain sft hone finish mend widen lengthen settle polish burnish recover weigh gloss".split()
+)
 SPIKE = 10.0  # times the median of the steps before: what `skip_above` is meant to be set to
 
 app = typer.Typer(no_args_is_help=True, help=__doc__)

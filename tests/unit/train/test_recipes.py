@@ -18,7 +18,7 @@ from baltoro.train.sft import Phase, SftConfig, check_phases, unseen_samples
 
 STAGES = (
     *("pretrain", "sft", "hone", "finish", "mend"),
-    *("widen", "lengthen", "settle", "polish", "burnish", "recover", "weigh", "rl"),
+    *("widen", "lengthen", "settle", "polish", "burnish", "recover", "weigh", "gloss", "rl"),
 )
 
 
