@@ -92,10 +92,13 @@ $(BIN)/python:
 	@echo "== 1/3 Making $(VENV) with $$($(PYTHON) --version)"
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
+# setuptools: what comes as source among the developers' packages is built by it (its own wheel
+# command since 70.1), and a new environment has an old one or none.
 $(VENV)/.tools: pyproject.toml | $(BIN)/python
-	@echo "== 2/3 Installing the tools that build the native part"
+	@echo "== 2/3 Installing the tools that build the native part, and what comes as source"
 	@$(BIN)/python -c 'import tomllib; build = tomllib.load(open("pyproject.toml", "rb")); \
-		print(*build["build-system"]["requires"], "cmake", "ninja", sep="\n")' > $(VENV)/tools.txt
+		print(*build["build-system"]["requires"], "cmake", "ninja", \
+		"setuptools>=70.1", sep="\n")' > $(VENV)/tools.txt
 	@$(PIP) install -r $(VENV)/tools.txt
 	@touch $@
 
