@@ -185,7 +185,10 @@ async def trajectories(
 
 
 def attempts_of(runs: Sequence[Run]) -> list[str]:
-    return [text for run in runs if (text := run.answer or run.partial)]
+    """What is reflected on: the answers, and only where there is none how far each run came. The
+    scraps of an unfinished run beside finished ones lead astray."""
+    answers = [run.answer for run in runs if run.answer]
+    return answers or [run.partial for run in runs if run.partial]
 
 
 def most_common(answers: Sequence[str | None]) -> str | None:
@@ -219,7 +222,7 @@ class HeavyChatModel:
                 yield trajectory
         told.sort(key=lambda trajectory: trajectory.index)
         used = [trajectory.completion.usage for trajectory in told]
-        texts = [text for each in told if (text := said(each.completion))]
+        texts = texts_of([trajectory.completion for trajectory in told])
         if texts:
             request = replace(request, messages=reflecting(request.messages, texts))
         async with aclosing(as_generator(self.model.stream(request))) as events:
@@ -294,6 +297,7 @@ class _Watch:
             self.arrived.put_nowait(Trajectory(index=self.index, completion=whole))
 
 
-def said(reply: Completion) -> str | None:
-    """What a trajectory has to show to the reflection: its answer, or how far it came."""
-    return reply.content or partial_answer([reply.to_message()])
+def texts_of(replies: Sequence[Completion]) -> list[str]:
+    """What is reflected on, by the rule of `attempts_of`."""
+    partials = (partial_answer([reply.to_message()]) for reply in replies)
+    return [reply.content for reply in replies if reply.content] or [p for p in partials if p]

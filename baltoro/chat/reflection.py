@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from baltoro.chat.messages import Message
@@ -10,15 +11,23 @@ ATTEMPT_CHARS = 8000  # of each attempt
 
 
 def reflection(question: str, attempts: Sequence[str]) -> str:
-    """The user's message that shows all attempts at a question and asks for its answer."""
+    """The user's message that shows all attempts at a question and asks for its answer.
+
+    Equal ones are shown once: how many agree is worth knowing, and to read them again is not.
+    """
     shown = "\n\n".join(
-        f"[Attempt {number}]\n{attempt.strip()[:ATTEMPT_CHARS]}"
-        for number, attempt in enumerate(attempts, 1)
+        f"[Attempt {number}{f', {times} times' if times > 1 else ''}]\n{attempt[:ATTEMPT_CHARS]}"
+        for number, (attempt, times) in enumerate(tally(attempts), 1)
     )
     return (
         f"{question}\n\nHere are {len(attempts)} attempts. Some may be wrong. Compare them, check "
         f"them, and give the right answer.\n\n{shown}"
     )
+
+
+def tally(attempts: Sequence[str]) -> list[tuple[str, int]]:
+    """Each different attempt and how often it was made, the most frequent first."""
+    return Counter(attempt.strip() for attempt in attempts).most_common()
 
 
 def reflecting(messages: Sequence[Message], attempts: Sequence[str]) -> list[Message]:

@@ -8,9 +8,10 @@ import functools
 import pytest
 
 from baltoro.agent.events import Run
-from baltoro.agent.heavy import HeavyChatModel, most_common, resume_heavy, run_heavy
+from baltoro.agent.heavy import HeavyChatModel, attempts_of, most_common, resume_heavy, run_heavy
 from baltoro.agent.loop import Agent, Limits
 from baltoro.agent.prices import Price
+from baltoro.agent.progress import NOTHING
 from baltoro.agent.recorded import read_trace, read_works
 from baltoro.agent.trace import Trace
 from baltoro.chat.chat_model import (
@@ -99,6 +100,25 @@ async def test_a_trajectory_that_fails_is_left_out_and_only_all_of_them_are_an_e
     assert len(run.attempts) == 5
     with pytest.raises(EndpointError):
         await drive(Guesser(failing=8))
+
+
+def ended(answer: str | None, partial: str | None = None) -> Run:
+    return Run(
+        stop_reason="answered" if answer else "reply_cut",
+        answer=answer,
+        partial=partial,
+        messages=QUESTION,
+        steps=1,
+        tool_calls=0,
+        usage=NOTHING,
+        seconds=0.0,
+    )
+
+
+def test_what_a_run_knew_so_far_is_reflected_on_only_where_no_run_has_an_answer():
+    unfinished = ended(None, "Last thought: 4 or 5")
+    assert attempts_of([ended("4"), unfinished, ended("5")]) == ["4", "5"]
+    assert attempts_of([unfinished, unfinished, ended(None)]) == ["Last thought: 4 or 5"] * 2
 
 
 async def test_paused_trajectories_are_not_reflected_on_and_only_they_go_on(tmp_path):

@@ -37,7 +37,7 @@ def test_the_reply_is_the_reflection_and_tells_its_trajectories(scripted):
     assert told == [(0, "one", "4"), (1, "two", "5"), (2, "three", "5")]
     asked = server.model.requests[-1].messages[-1]["content"]
     assert asked.startswith("2 + 3?\n")
-    assert "[Attempt 3]\n5" in asked
+    assert asked.endswith("[Attempt 1, 2 times]\n5\n\n[Attempt 2]\n4")
 
 
 def test_usage_adds_up_over_trajectories_reflection_and_answers(scripted):
