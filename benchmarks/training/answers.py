@@ -67,6 +67,12 @@ def save(
     print(f"{name}: {result}", flush=True)
 
 
+def rows_of(out: Path, name: str) -> list[dict[str, Any]]:
+    """What was saved before; nothing if nothing was."""
+    file = out / f"{name}.json"
+    return json.loads(file.read_text())["rows"] if file.exists() else []
+
+
 def table(out: Path) -> str:
     """Markdown: one row for each answer."""
     lines = [

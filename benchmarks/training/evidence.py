@@ -35,13 +35,14 @@ class Step:
 
 
 STEPS = {
-    "optimizers": Step(("optimizers.py", "compare"), ("--steps", "10", "--seeds", "1")),
+    "optimizers": Step(
+        ("optimizers.py", "compare"), ("--steps", "10", "--seeds", "1", "--tokens", "512")
+    ),
     "clip": Step(("optimizers.py", "clip"), ("--steps", "10", "--seeds", "1")),
     "spikes": Step(("optimizers.py", "spikes"), needs="runs/tiny/mend"),
     "quantization": Step(
-        ("quantization.py", "--init", "runs/tiny/sft"),
-        ("--init", "tiny", "--steps", "4", "--seeds", "1", "--problems", "20"),
-        needs="runs/tiny/sft",
+        ("quantization.py",),
+        ("--steps", "4", "--twin-steps", "4", "--tokens", "512", "--seeds", "1"),
     ),
     "engine_gap": Step(
         ("engine_gap.py", "--init", "runs/tiny/mend"),

@@ -3,13 +3,14 @@
     python benchmarks/training/many_calls.py --model runs/tiny/rl/int4
 
 Every problem is unseen, the lookups are real, and nothing guides the model but its own turns. What
-is finished is kept in `--out`, so a stopped run goes on where it was.
+is finished is kept in `--out`, so a stopped run goes on where it was, and kinds and strategies that
+take long can have fewer `--problems`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
+import itertools
 import random
 import statistics
 from collections import Counter
@@ -21,7 +22,7 @@ import typer
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from answers import EVIDENCE, Out, save
+from answers import EVIDENCE, Out, rows_of, save
 from baltoro.agent.attempt import Attempt, attempt
 from baltoro.agent.context import Window, window
 from baltoro.agent.loop import Limits
@@ -58,21 +59,18 @@ def main(
     out: Out = EVIDENCE,
 ) -> None:
     chat_model = open_model(model, EngineOptions(threads=threads))
-    mark = {"model": model, "calls": calls, "n": problems}
-    rows = [row for row in earlier(out) if mark.items() <= row.items()]
-    done = {(row["kind"], row["strategy"]) for row in rows}
-    for name in kind or KINDS:
-        for chosen in strategy or STRATEGIES:
-            if (name, chosen) not in done:
-                talks = posed(name, calls, problems)
-                made = asyncio.run(attempt_all(chat_model, talks, chosen, concurrency))
-                rows.append({"kind": name, "strategy": chosen} | mark | summary(made))
-                keep(out, rows, model)
+    mark = {"model": model, "calls": calls}
+    rows = {place(row): row for row in rows_of(out, "many_calls") if mark.items() <= row.items()}
+    for name, chosen in itertools.product(kind or KINDS, strategy or STRATEGIES):
+        if rows.get((name, chosen), {"n": 0})["n"] < problems:
+            talks = posed(name, calls, problems)
+            made = asyncio.run(attempt_all(chat_model, talks, chosen, concurrency))
+            rows[name, chosen] = {"kind": name, "strategy": chosen} | mark | summary(made)
+            keep(out, sorted(rows.values(), key=place), model)
 
 
-def earlier(out: Path) -> list[dict[str, Any]]:
-    file = out / "many_calls.json"
-    return json.loads(file.read_text())["rows"] if file.exists() else []
+def place(row: dict[str, Any]) -> tuple[str, str]:
+    return row["kind"], row["strategy"]
 
 
 def posed(kind: str, calls: int, problems: int) -> list[Conversation]:
@@ -104,6 +102,7 @@ def summary(made: Sequence[Attempt]) -> dict[str, Any]:
     right = sum(one.right for one in made)
     low, high = wilson(right, len(made))
     return {
+        "n": len(made),
         "right": right,
         "low": low,
         "high": high,

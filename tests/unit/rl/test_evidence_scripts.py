@@ -20,19 +20,35 @@ def test_configurations_written_for_a_seed_read_back_as_they_were():
 
 @pytest.mark.long
 def test_optimizers_are_compared_and_clipped(tmp_path, monkeypatch):
+    import lessons
     import optimizers
     import training_runs
 
     monkeypatch.setattr(training_runs, "RUNS", tmp_path / "runs")
-    monkeypatch.setattr(optimizers, "TOKENS_PER_STEP", 256)
-    monkeypatch.setattr(optimizers, "HELD_OUT_TOKENS", 512)
-    optimizers.compare(steps=10, seeds=2, out=tmp_path)
+    monkeypatch.setattr(lessons, "HELD_OUT_TOKENS", 512)
+    optimizers.compare(steps=10, seeds=2, tokens=256, out=tmp_path)
     rows = answer(tmp_path, "optimizers")["rows"]
     for name in optimizers.OPTIMIZERS:
         seeds = [row["seed"] for row in rows if row["optimizer"] == name]
-        assert seeds == [0] * len(optimizers.RATES) + [1, 1]
+        assert seeds == [0] * len(optimizers.RATES) + [1]
     optimizers.clip(steps=10, seeds=1, out=tmp_path)
     assert [row["clip"] for row in answer(tmp_path, "clip")["rows"]] == ["no clip", "QK-clip"]
+
+
+def test_a_stage_whose_run_is_not_at_hand_keeps_its_row_of_spikes(tmp_path):
+    from optimizers import SPIKE, spikes
+
+    calm = {"loss": 1.0, "gradient_norm": 1.0, "max_logit": 5.0, "tokens": 9, "optimizer_share": 0}
+    log = [calm] * 80 + [calm | {"loss": 2 * SPIKE}]
+    for stage in ("first", "second"):
+        (tmp_path / stage).mkdir()
+        (tmp_path / stage / "metrics.jsonl").write_text("\n".join(map(json.dumps, log)))
+    spikes(folder=tmp_path, stage=["first"], out=tmp_path)
+    (tmp_path / "first" / "metrics.jsonl").unlink()
+    (tmp_path / "first").rmdir()
+    spikes(folder=tmp_path, stage=["first", "second"], out=tmp_path)
+    rows = json.loads((tmp_path / "spikes.json").read_text())["rows"]
+    assert [(row["stage"], row["spikes"]) for row in rows] == [("first", 1), ("second", 1)]
 
 
 def answer(folder, name):
@@ -89,7 +105,7 @@ def test_quantization_is_compared_on_twins(tmp_path, monkeypatch):
     import training_runs as runs
 
     monkeypatch.setattr(runs, "RUNS", tmp_path / "runs")
-    quantization.main(init="tiny", steps=4, seeds=1, problems=12, out=tmp_path)
+    quantization.main(steps=4, twin_steps=4, tokens=512, seeds=1, out=tmp_path)
     rows = answer(tmp_path, "quantization")["rows"]
     assert [row["kind"] for row in rows] == list(quantization.KINDS)
 
@@ -114,9 +130,9 @@ def test_rates_are_chosen_by_the_first_seed_and_compared_over_all():
 
     assert rates_of_next_seed([], "adamw") == RATES
     first = [row(0, lr, loss) for lr, loss in zip(RATES, (3.0, 2.0, 1.0, 4.0), strict=True)]
-    assert rates_of_next_seed(first, "adamw") == [RATES[2], RATES[1]]
-    rows = [*first, row(1, RATES[2], 3.5), row(1, RATES[1], 1.0)]
-    assert best_rate(rows, "adamw") == (RATES[1], [2.0, 1.0])
+    assert rates_of_next_seed(first, "adamw") == [RATES[2]]
+    rows = [*first, row(1, RATES[2], 3.5)]
+    assert best_rate(rows, "adamw") == (RATES[2], [1.0, 3.5])
 
 
 def test_the_margin_is_that_of_students_t():
