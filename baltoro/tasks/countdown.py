@@ -18,7 +18,6 @@ from baltoro.tasks.task import Problem, Scene, Split, assistant, draw
 
 LARGEST = 12  # of the numbers given
 LARGEST_VALUE = 99  # of the target and of all on the way to it: no more than is known by heart
-LONGEST_SEARCH = 60  # sums and products tried before a problem is left out
 # What follows a list of so many numbers and each try at it. It tells a reader, who comes back
 # from a list that did not work out, which list is next and how far that one was tried.
 MARKS = {2: "", 3: ",", 4: ";", 5: "|"}
@@ -43,22 +42,28 @@ Term = tuple[int, str]  # a value and how it was made
 
 @dataclass(frozen=True)
 class Countdown:
-    """Each of `size` numbers once, with + - * /, to make the target."""
+    """Each of `size` numbers once, with + - * /, to make the target.
+
+    Problems whose search takes `shortest` to `longest` sums and products; others are left out.
+    """
 
     size: int
+    shortest: int = 1
+    longest: int = 60
+    kind: str = "countdown"
     needs: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
-        return f"countdown_{self.size}"
+        return f"{self.kind}_{self.size}"
 
     def pose(self, rng: random.Random, scene: Scene, split: Split) -> Problem:
         while True:
             problem = draw(rng, split, lambda: self.random_problem(rng))
             target, *numbers = (int(word) for word in problem)
-            search = Search(target)
+            search = Search(target, self.longest)
             expression = search.go([(n, str(n)) for n in numbers])
-            if expression is not None:
+            if expression is not None and search.tried >= self.shortest:
                 break
         rng.shuffle(numbers)
         answer = f"{expression} = {target}"
@@ -91,10 +96,11 @@ class Countdown:
 
 
 class Search:
-    """Depth first, larger numbers first; `said` is the thinking."""
+    """Depth first, larger numbers first, given up after `longest` tries; `said` is the thinking."""
 
-    def __init__(self, target: int):
+    def __init__(self, target: int, longest: int):
         self.target = target
+        self.longest = longest
         self.said: list[str] = []
         self.tried = 0
 
@@ -106,7 +112,7 @@ class Search:
             for j in range(i + 1, len(terms)):
                 rest = [term for k, term in enumerate(terms) if k not in (i, j)]
                 found = self.join(terms[i], terms[j], rest)
-                if found is not None or self.tried > LONGEST_SEARCH:
+                if found is not None or self.tried > self.longest:
                     return found
         self.said.append(f"no{mark or '.'}")
         return None
@@ -114,7 +120,7 @@ class Search:
     def join(self, a: Term, b: Term, rest: list[Term]) -> str | None:
         for sign, value in combined(a[0], b[0]):
             self.tried += 1
-            if self.tried > LONGEST_SEARCH:
+            if self.tried > self.longest:
                 return None
             made = f"{a[0]}{sign}{b[0]}={value}"
             expression = f"{bracketed(a[1])} {sign} {bracketed(b[1])}"

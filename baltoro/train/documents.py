@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 from baltoro.chat.tokenizer import Tokenizer
-from baltoro.tasks.countdown import LARGEST_VALUE, combined
+from baltoro.tasks.countdown import LARGEST, LARGEST_VALUE, bracketed, combined
+from baltoro.tasks.countdown_choice import listed, value_of_step
 from baltoro.tasks.lookups import Chain, distinct_keys, make_key
 from baltoro.tasks.mixture import TASKS, converse, pose_all
 from baltoro.tasks.recall import LINES, make_value
@@ -118,6 +119,44 @@ def short_sum(rng: random.Random) -> tuple[str, int]:
             return f"{a}{sign}{b}", value
 
 
+def steps_worked_out(rng: random.Random, tokenizer: Tokenizer) -> Sample:
+    """Steps of which many lead nowhere, as in attempts that are checked: whether there is a number
+    to go on with, and which, is learned."""
+    pieces = list[Piece]()
+    for _ in range(rng.randint(15, 40)):
+        b, a = rng.randint(1, rng.choice((12, 30))), rng.randint(1, LARGEST_VALUE)
+        sign = rng.choice("+-*//")
+        if sign == "/" and rng.random() < 0.6:  # few quotients of any two numbers are whole
+            a = b * rng.randint(1, max(1, LARGEST_VALUE // b))
+        value = value_of_step(f"{a}{sign}{b}")
+        ending = " no." if value is None else f"={value}"
+        pieces += [(f"{a}{sign}{b}", False), (ending, True), (" ", False)]
+    return learn_some(tokenizer, pieces)
+
+
+def sorted_numbers(rng: random.Random, tokenizer: Tokenizer) -> Sample:
+    """Numbers that are asked for, or that an expression has, largest first; equal ones are hard."""
+    pieces = list[Piece]()
+    for _ in range(rng.randint(8, 20)):
+        numbers = [rng.randint(1, LARGEST) for _ in range(rng.randint(3, 5))]
+        if rng.random() < 0.5:
+            numbers[-1] = rng.choice(numbers[:-1])
+            rng.shuffle(numbers)
+        shown = joined(rng, numbers) if rng.random() < 0.6 else f"{', '.join(map(str, numbers))}:"
+        said = f" {listed(sorted(numbers, reverse=True))}"
+        pieces += [(f" {shown}" if pieces else shown, False), (said, True)]
+    return learn_some(tokenizer, pieces)
+
+
+def joined(rng: random.Random, numbers: Sequence[int]) -> str:
+    """An expression with the numbers in this order, as attempts at a Countdown have."""
+    if len(numbers) == 1:
+        return str(numbers[0])
+    middle = rng.randint(1, len(numbers) - 1)
+    sides = (bracketed(joined(rng, part)) for part in (numbers[:middle], numbers[middle:]))
+    return rng.choice("+-*/").join(sides)
+
+
 def padded_numbers(rng: random.Random, tokenizer: Tokenizer) -> Sample:
     """Numbers with and without leading zeros, and digits compared."""
     lines = []
@@ -173,6 +212,8 @@ DOCUMENTS: dict[str, Document] = {
         recalled_entries,
         column_sums,
         known_by_heart,
+        steps_worked_out,
+        sorted_numbers,
         padded_numbers,
         whole_conversation,
         rare_keys,

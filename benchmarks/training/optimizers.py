@@ -43,7 +43,7 @@ TOKENS_PER_CLIPPED_STEP = 16_384
 # Those that made the bundled model.
 STAGES = (
     "pretrain sft hone finish mend widen lengthen settle polish burnish recover weigh gloss "
-    "reach drill buff"
+    "reach drill temper"
 ).split()
 SPIKE = 10.0  # times the median of the steps before: what `skip_above` is meant to be set to
 
@@ -168,7 +168,8 @@ def sentence(rows: Sequence[dict[str, Any]], tokens: int) -> str:
     return "; ".join([
         f"MuonClip {statistics.mean(ours):.3f} at {our_lr:g} after {steps['muonclip']} steps, "
         f"AdamW {statistics.mean(theirs):.3f} at {their_lr:g} after {steps['adamw']} steps of "
-        f"{tokens:,} tokens: {difference:+.3f} ± {margin:.3f} (95 %, {len(ours)} seeds)",
+        f"{tokens:,} tokens: {difference:+.3f} "
+        + (f"± {margin:.3f} (95 %, {len(ours)} seeds)" if len(ours) > 1 else "(one seed)"),
         f"MuonClip takes {share:.0%} of a step's time",
         *edge,
     ])  # fmt: skip
@@ -271,7 +272,7 @@ def spikes(
     earlier = {row["stage"]: row for row in rows_of(out, "spikes")}
     rows = [
         earlier[name]
-        if name in earlier and not (folder / name).exists()
+        if name in earlier and not (folder / name / "metrics.jsonl").exists()
         else spikes_of(folder / name)
         for name in stage or STAGES
     ]

@@ -14,9 +14,10 @@ from baltoro.quant import int4
 ROOT = Path(__file__).parents[2]
 # Those that learn from demonstrations.
 STAGES = (
-    "pretrain sft hone finish mend widen lengthen settle polish burnish recover weigh gloss".split()
-)
-ROWS_ALONE = ("polish", "burnish", "gloss")  # of embedding and head; their loss need not fall
+    "pretrain sft hone finish mend widen lengthen settle polish burnish recover weigh gloss "
+    "reach drill temper"
+).split()
+ROWS_ALONE = "polish burnish gloss".split()  # of embedding and head; loss need not fall
 
 
 def test_the_recipe_goes_from_nothing_to_a_measured_int4_checkpoint():
@@ -42,8 +43,8 @@ def test_the_recipe_goes_from_nothing_to_a_measured_int4_checkpoint():
 
     # What is exported is what the quantizer makes of the bf16 parent, bit for bit.
     packed, plain = (
-        open_checkpoint(run / "gloss" / "int4"),
-        open_checkpoint(run / "gloss" / "bf16"),
+        open_checkpoint(run / "temper" / "int4"),
+        open_checkpoint(run / "temper" / "bf16"),
     )
     name = "model.layers.1.mlp.experts.3.up_proj"
     codes, scale = int4.quantize(np.asarray(plain.tensors[f"{name}.weight"]))

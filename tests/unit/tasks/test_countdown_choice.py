@@ -18,7 +18,7 @@ def posed(size: int) -> list[Problem]:
 
 
 def attempts_of(problem: Problem) -> list[str]:
-    return re.findall(r"\[Attempt \d+\]\n(.+)", problem.question)
+    return re.findall(r"\[Attempt \d+(?:, \d+ times)?\]\n(.+)", problem.question)
 
 
 @pytest.mark.parametrize("size", [2, 3, 4, 5])
@@ -55,10 +55,24 @@ def test_a_mistaken_expression_never_reaches_the_target_with_the_numbers_given()
         assert weigh([wrong], [11, 10, 8, 4], 12)[1] is None
 
 
-def test_an_attempt_is_worked_out_from_its_innermost_bracket():
-    said, chosen = weigh(["(8 + 4) - 12", "6 * 2", "3 * (8 - 4)"], [8, 4, 3], 12)
-    assert said == "8 4 3 =12 yes. 1: 12 8 4 no. 2: 6 2 no. 3: 8 4 3: 8-4=4 3*4=12 yes."
+def test_an_attempt_is_worked_out_bracket_by_bracket():
+    said, chosen = weigh(["(8 + 4) - 12", "6 * 2", "3 * (8 - 4)"], [4, 8, 3], 12)
+    assert said == (
+        "4, 8, 3: 8 4 3 =12 yes. 1: (8+4)-12 12 8 4 no. 2: 6*2 6 2 no. "
+        "3: 3*(8-4) 8 4 3: 8-4=4 3*4=12 yes."
+    )
     assert chosen == "3 * (8 - 4)"
+
+
+def test_what_is_left_is_written_anew_after_each_bracket():
+    said, _ = weigh(["((9 + 3) * (7 - 5)) / 4"], [9, 7, 5, 4, 3], 6)
+    assert said.endswith(": 9+3=12 (12*(7-5))/4; 7-5=2 (12*2)/4; 12*2=24 24/4=6 yes.")
+
+
+def test_an_attempt_that_several_made_is_weighed_once():
+    for problem in posed(3):
+        attempts = attempts_of(problem)
+        assert len(set(attempts)) == len(attempts)
 
 
 @pytest.mark.parametrize(

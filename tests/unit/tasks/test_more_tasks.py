@@ -121,6 +121,18 @@ def test_countdown_thinking_grows_with_the_count_of_numbers():
     assert two < three < four
 
 
+@pytest.mark.parametrize(
+    ("name", "fewest", "most"),
+    [("countdown_5", 1, 60), ("long_countdown_5", 61, 180), ("mixed_countdown_5", 1, 180)],
+)
+def test_a_countdown_is_as_long_a_search_as_its_name_says(name, fewest, most):
+    rng = random.Random(4)
+    for _ in range(20):
+        (turn,) = pose_all(rng, [find_task(name)], "train").problems[-1].solution
+        tried = re.findall(r"\d+[+*/-]\d+=", turn["reasoning_content"])
+        assert fewest <= len(tried) <= most
+
+
 def test_countdown_accepts_any_way_to_the_target_and_nothing_else():
     task = find_task("countdown_3")
     talk = pose_all(random.Random(0), [task], "eval")

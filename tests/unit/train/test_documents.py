@@ -6,7 +6,14 @@ import re
 import pytest
 
 from baltoro.chat.tokenizer import Tokenizer
-from baltoro.train.documents import DOCUMENTS, known_by_heart, recalled_entries
+from baltoro.tasks.countdown_choice import numbers_of, value_of_step
+from baltoro.train.documents import (
+    DOCUMENTS,
+    known_by_heart,
+    recalled_entries,
+    sorted_numbers,
+    steps_worked_out,
+)
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +41,32 @@ def test_the_values_of_entries_are_learned_where_they_are_said_again(tokenizer):
         known = set(re.split(r": | = | is | -> |\n", text))
         values = tokenizer.decode([i for i, bit in zip(ids, learned, strict=True) if bit])
         assert set(values.removesuffix(".\n").split(".\n")) <= known
+
+
+def test_steps_are_worked_out_as_a_search_would_and_only_what_they_come_to_is_learned(tokenizer):
+    for seed in range(20):
+        ids, learned = steps_worked_out(random.Random(seed), tokenizer)
+        text = tokenizer.decode(ids[1:])
+        assert ids[1:] == tokenizer.encode(text)  # as it is in a conversation
+        steps = re.findall(r"(\d+[-+*/]\d+)(?:=(\d+)| no\.)", text)
+        assert len(steps) >= 15
+        for step, value in steps:
+            assert value_of_step(step) == (int(value) if value else None)
+        said = tokenizer.decode([i for i, bit in zip(ids, learned, strict=True) if bit])
+        assert re.findall(r"\d+", said) == [value for _, value in steps if value]
+
+
+def test_numbers_are_sorted_largest_first_and_only_that_is_learned(tokenizer):
+    for seed in range(20):
+        ids, learned = sorted_numbers(random.Random(seed), tokenizer)
+        text = tokenizer.decode(ids[1:])
+        assert ids[1:] == tokenizer.encode(text)  # as it is in a conversation
+        lines = re.findall(r"((?:\d+, )+\d+:|\S*[-+*/]\S*)((?: \d+)+)(?= \d+,| \S*[-+*/(]|$)", text)
+        assert len(lines) >= 8
+        for shown, said in lines:
+            assert numbers_of(shown) == [int(word) for word in said.split()]
+        said = tokenizer.decode([i for i, bit in zip(ids, learned, strict=True) if bit])
+        assert said == "".join(said for _, said in lines)
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)

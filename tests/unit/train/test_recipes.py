@@ -18,7 +18,8 @@ from baltoro.train.sft import Phase, SftConfig, check_phases, unseen_samples
 
 STAGES = (
     *("pretrain", "sft", "hone", "finish", "mend"),
-    *("widen", "lengthen", "settle", "polish", "burnish", "recover", "weigh", "gloss", "rl"),
+    *("widen", "lengthen", "settle", "polish", "burnish", "recover", "weigh", "gloss"),
+    *("reach", "drill", "temper", "rl"),
 )
 
 
@@ -32,7 +33,7 @@ def test_every_stage_starts_where_the_one_before_it_ended(recipe):
     stages = STAGES if recipe == "tiny" else STAGES[:-1]  # smoke learns from the bundled weights
     outs = [config_of(recipe, stage).out for stage in stages]
     inits = [config_of(recipe, stage).init for stage in stages[1:]]
-    assert inits == outs[:-1]
+    assert [init.removesuffix("/int4") for init in inits] == outs[:-1]
 
 
 @pytest.mark.parametrize("stage", STAGES[1:-1])
