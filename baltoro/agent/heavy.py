@@ -27,6 +27,7 @@ from baltoro.chat.chat_model import (
     EndpointError,
     Event,
     ReasoningDelta,
+    Sampling,
     ToolCallDelta,
     Trajectory,
     Usage,
@@ -39,6 +40,7 @@ from baltoro.tools.tool import ToolBox
 
 SEED_STEP = 100_003  # between trajectories; their steps count seeds up by 1
 REFLECTION = "reflection"
+REFLECTION_TEMPERATURE = 0.2  # at most; see `calm`
 NO_RUNS: Mapping[str, Run | Interrupted] = {}
 
 MakeAgent = Callable[[Sequence[Observer]], Agent]  # with tools of its own, and these observers
@@ -137,8 +139,14 @@ def judging(agent: Agent) -> Agent:
     """The same agent for the reflection: without tools, and done when it has said something."""
     agent.tools = ToolBox([])
     agent.window = Window()
+    agent.sampling = calm(agent.sampling)
     agent.limits = replace(agent.limits, max_steps=1 + agent.limits.max_empty)
     return agent
+
+
+def calm(sampling: Sampling) -> Sampling:
+    """As trajectories are drawn, but hardly by chance: it is for choosing, not for finding."""
+    return replace(sampling, temperature=min(sampling.temperature, REFLECTION_TEMPERATURE))
 
 
 async def trajectories(
@@ -224,7 +232,11 @@ class HeavyChatModel:
         used = [trajectory.completion.usage for trajectory in told]
         texts = texts_of([trajectory.completion for trajectory in told])
         if texts:
-            request = replace(request, messages=reflecting(request.messages, texts))
+            request = replace(
+                request,
+                messages=reflecting(request.messages, texts),
+                sampling=calm(request.sampling),
+            )
         async with aclosing(as_generator(self.model.stream(request))) as events:
             async for event in events:
                 if isinstance(event, Completion):

@@ -95,6 +95,14 @@ async def test_all_trajectories_share_one_budget():
     assert model.requests[-1].sampling.max_tokens == 5
 
 
+async def test_only_the_reflection_is_drawn_hardly_by_chance():
+    model, served = Guesser(), Guesser()
+    await drive(model)
+    await complete(HeavyChatModel(served, 8), ChatRequest(messages=QUESTION))
+    for requests in (model.requests, served.requests):
+        assert [request.sampling.temperature for request in requests] == [1.0] * 8 + [0.2]
+
+
 async def test_a_trajectory_that_fails_is_left_out_and_only_all_of_them_are_an_error():
     run = await drive(Guesser(failing=3))
     assert len(run.attempts) == 5

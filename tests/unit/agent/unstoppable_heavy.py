@@ -36,7 +36,7 @@ class Team(Accountant):
         self.folder = folder
 
     async def stream(self, request: ChatRequest):
-        reflecting = "[Attempt 1]" in request.messages[0]["content"]
+        reflecting = "[Attempt 1" in request.messages[0]["content"]
         with (self.folder / "asked").open("a") as file:
             file.write(f"{'reflection' if reflecting else request.sampling.seed}\n")
         await asyncio.sleep(0.0005)  # time to be killed in
