@@ -117,7 +117,7 @@ def test_heavy_mode_reflects_on_its_trajectories(tmp_path: Path):
         return (
             answers(request)
             if "attempts" not in text
-            else text.split("[Attempt 1]\n")[1].split("\n\n[Attempt 2]")[0]
+            else text.split("[Attempt 1, 3 times]\n")[1]
         )
 
     said.say = say
