@@ -115,9 +115,7 @@ def test_heavy_mode_reflects_on_its_trajectories(tmp_path: Path):
     def say(request):
         text = request.messages[-1]["content"]
         return (
-            answers(request)
-            if "attempts" not in text
-            else text.split("[Attempt 1, 3 times]\n")[1]
+            answers(request) if "attempts" not in text else text.split("[Attempt 1, 3 times]\n")[1]
         )
 
     said.say = say
