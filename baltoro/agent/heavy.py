@@ -193,10 +193,13 @@ async def trajectories(
 
 
 def attempts_of(runs: Sequence[Run]) -> list[str]:
-    """What is reflected on: the answers, and only where there is none how far each run came. The
-    scraps of an unfinished run beside finished ones lead astray."""
-    answers = [run.answer for run in runs if run.answer]
-    return answers or [run.partial for run in runs if run.partial]
+    return worth_reflecting([run.answer for run in runs], [run.partial for run in runs])
+
+
+def worth_reflecting(answers: Sequence[str | None], partials: Sequence[str | None]) -> list[str]:
+    """The answers, and only where there is none how far each run came. The scraps of an unfinished
+    run beside finished ones lead astray."""
+    return [text for text in answers if text] or [text for text in partials if text]
 
 
 def most_common(answers: Sequence[str | None]) -> str | None:
@@ -310,6 +313,5 @@ class _Watch:
 
 
 def texts_of(replies: Sequence[Completion]) -> list[str]:
-    """What is reflected on, by the rule of `attempts_of`."""
-    partials = (partial_answer([reply.to_message()]) for reply in replies)
-    return [reply.content for reply in replies if reply.content] or [p for p in partials if p]
+    partials = [partial_answer([reply.to_message()]) for reply in replies]
+    return worth_reflecting([reply.content for reply in replies], partials)

@@ -54,7 +54,6 @@ MORE_TASKS: dict[str, Task] = {
         Countdown(5),
         Countdown(4, shortest=61, longest=180, kind="long_countdown"),
         Countdown(5, shortest=61, longest=180, kind="long_countdown"),
-        Countdown(5, longest=180, kind="mixed_countdown"),
         Tree(),
         Tree(fewest=12, most=40, name="large_tree"),
         Windowed(Tree(fewest=12, most=60)),

@@ -43,30 +43,33 @@ def test_the_values_of_entries_are_learned_where_they_are_said_again(tokenizer):
         assert set(values.removesuffix(".\n").split(".\n")) <= known
 
 
+def read(document, seed, tokenizer):
+    """The text of a document, which has the tokens that it has in a conversation, and its learned
+    part."""
+    ids, learned = document(random.Random(seed), tokenizer)
+    text = tokenizer.decode(ids[1:])
+    assert ids[1:] == tokenizer.encode(text)
+    return text, tokenizer.decode([i for i, bit in zip(ids, learned, strict=True) if bit])
+
+
 def test_steps_are_worked_out_as_a_search_would_and_only_what_they_come_to_is_learned(tokenizer):
     for seed in range(20):
-        ids, learned = steps_worked_out(random.Random(seed), tokenizer)
-        text = tokenizer.decode(ids[1:])
-        assert ids[1:] == tokenizer.encode(text)  # as it is in a conversation
+        text, learned = read(steps_worked_out, seed, tokenizer)
         steps = re.findall(r"(\d+[-+*/]\d+)(?:=(\d+)| no\.)", text)
         assert len(steps) >= 15
         for step, value in steps:
             assert value_of_step(step) == (int(value) if value else None)
-        said = tokenizer.decode([i for i, bit in zip(ids, learned, strict=True) if bit])
-        assert re.findall(r"\d+", said) == [value for _, value in steps if value]
+        assert re.findall(r"\d+", learned) == [value for _, value in steps if value]
 
 
 def test_numbers_are_sorted_largest_first_and_only_that_is_learned(tokenizer):
     for seed in range(20):
-        ids, learned = sorted_numbers(random.Random(seed), tokenizer)
-        text = tokenizer.decode(ids[1:])
-        assert ids[1:] == tokenizer.encode(text)  # as it is in a conversation
+        text, learned = read(sorted_numbers, seed, tokenizer)
         lines = re.findall(r"((?:\d+, )+\d+:|\S*[-+*/]\S*)((?: \d+)+)(?= \d+,| \S*[-+*/(]|$)", text)
         assert len(lines) >= 8
         for shown, said in lines:
             assert numbers_of(shown) == [int(word) for word in said.split()]
-        said = tokenizer.decode([i for i, bit in zip(ids, learned, strict=True) if bit])
-        assert said == "".join(said for _, said in lines)
+        assert learned == "".join(said for _, said in lines)
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
