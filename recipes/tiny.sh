@@ -5,7 +5,7 @@
 #     recipes/tiny.sh                the real thing, stage by stage; resumes if stopped
 #     recipes/tiny.sh tiny mend      up to a stage: pretrain sft hone finish mend widen lengthen
 #                                    settle polish burnish recover weigh gloss reach drill
-#                                    temper rl
+#                                    temper endure mellow rl
 #     recipes/tiny.sh smoke          the same way with a few steps, in about three minutes
 #
 # Each stage takes under two hours on two idle cores.
@@ -29,7 +29,7 @@ fi
 export MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=4294967296
 
 for stage in pretrain sft hone finish mend widen lengthen settle polish burnish recover weigh gloss \
-    reach drill temper rl; do
+    reach drill temper endure mellow rl; do
     case "$stage" in
         pretrain | rl) kind=$stage ;;
         *) kind=sft ;;

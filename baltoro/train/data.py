@@ -48,15 +48,21 @@ class Batch:
 
 
 def draw_samples(
-    seed: int, step: int, num_tokens: int, make: Callable[[random.Random], Sample]
+    seed: int,
+    step: int,
+    num_tokens: int,
+    make: Callable[[random.Random], Sample],
+    num_learned: int = 0,
 ) -> list[Sample]:
-    """Samples with at least `num_tokens` tokens in all, the same for the same seed and step."""
+    """Samples with at least `num_tokens` tokens and `num_learned` learned ones in all, the same
+    for the same seed and step."""
     rng = random.Random(f"{seed}/{step}")
-    samples, total = [], 0
-    while total < num_tokens:
+    samples, tokens, learned = list[Sample](), 0, 0
+    while tokens < num_tokens or learned < num_learned:
         sample = make(rng)
         samples.append(sample)
-        total += len(sample[0])
+        tokens += len(sample[0])
+        learned += sum(sample[1])
     return samples
 
 

@@ -6,6 +6,7 @@ baltoro train pretrain recipes/tiny/pretrain.toml
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,12 +48,17 @@ def run(config_path: str | Path, resume: bool = False) -> Transformer:
     start_head_from_embedding(model)
 
     def make(rng: random.Random) -> Sample:
-        (name,) = rng.choices(list(config.documents), list(config.documents.values()))
-        return DOCUMENTS[name](rng, tokenizer)
+        return document(rng, tokenizer, config.documents)
 
     with join_ranks(schedule.expert_parallel) as ranks:
         trainer = make_trainer(model, schedule, lambda step: make, Path(config.out), ranks=ranks)
         return trainer.run(config, resume)
+
+
+def document(rng: random.Random, tokenizer: Tokenizer, weights: Mapping[str, float]) -> Sample:
+    """One of the kinds that `weights` names."""
+    (name,) = rng.choices(list(weights), list(weights.values()))
+    return DOCUMENTS[name](rng, tokenizer)
 
 
 @torch.no_grad()

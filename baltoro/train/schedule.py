@@ -18,7 +18,10 @@ class Schedule:
     vocabulary_lr_scale: float = 1.0  # of embedding and head, see docs/training.md
     decay_from: int | None = None  # step from which the rate falls; None: it never does
     final_lr: float = 0.0  # where it has fallen to at the last step
-    tokens_per_step: int = 8192
+    tokens_per_step: int = 8192  # at least
+    # Learned tokens at least: one long list with a short answer is not a step by itself, which
+    # would weigh as much as any other.
+    learned_per_step: int = 0
     tokens_per_batch: int = 8192  # tokens in a forward pass of all ranks; gradients add up
     weight_decay: float = 0.1
     max_gradient_norm: float = 1.0
@@ -35,7 +38,7 @@ class Schedule:
 
     def __post_init__(self) -> None:
         check_least(self, 1, "steps tokens_per_step tokens_per_batch eval_every save_every threads")
-        check_least(self, 0, "lr warmup_steps final_lr weight_decay")
+        check_least(self, 0, "lr warmup_steps final_lr weight_decay learned_per_step")
 
     def lr_at(self, step: int) -> float:
         """Learning rate of a step counted from 0."""

@@ -71,7 +71,9 @@ class Trainer:
         quantized = schedule.quantize_from is not None and self.step >= schedule.quantize_from
         set_fake_quantization(self.model, quantized)
         make = self.make_sample(self.step)
-        samples = draw_samples(schedule.seed, self.step, schedule.tokens_per_step, make)
+        samples = draw_samples(
+            schedule.seed, self.step, schedule.tokens_per_step, make, schedule.learned_per_step
+        )
 
         self.updater.begin()
         loss = self.updater.learn(samples)

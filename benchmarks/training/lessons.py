@@ -14,15 +14,16 @@ import typer
 from baltoro.chat.tokenizer import Tokenizer
 from baltoro.config import ModelConfig, from_mapping, load_toml, preset
 from baltoro.train.data import Sample, draw_samples
+from baltoro.train.pretrain import PretrainConfig, document
 from baltoro.train.sft import Phase, SftConfig, demonstration
 
 TEXT = 512  # bytes of a sample
-RECIPE = Path("recipes/tiny/sft.toml")  # whose demonstrations are learned
+RECIPES = Path("recipes/tiny")  # whose documents and demonstrations are learned
 HELD_OUT_TOKENS = 40_000
 HELD_OUT_SEED = -1  # those of runs are not negative
 
 Make = Callable[[random.Random], Sample]
-Learned = Annotated[Literal["text", "demonstrations"], typer.Option("--of")]
+Learned = Annotated[Literal["text", "documents", "demonstrations"], typer.Option("--of")]
 
 
 @dataclass(frozen=True)
@@ -32,21 +33,33 @@ class Lesson:
     config: ModelConfig
     make: Make
     make_unseen: Make
+    vocabulary_lr_scale: float = 1.0  # of embedding and head beside the matrices, as in the recipe
 
     def unseen(self) -> list[Sample]:
         return draw_samples(HELD_OUT_SEED, 0, HELD_OUT_TOKENS, self.make_unseen)
 
 
+def of_documents() -> Lesson:
+    """Those of pretraining, almost all of them to be copied."""
+    recipe = load_toml(PretrainConfig, RECIPES / "pretrain.toml")
+    tokenizer = Tokenizer.load(recipe.tokenizer)
+
+    def make(rng: random.Random) -> Sample:
+        return document(rng, tokenizer, recipe.documents)
+
+    return Lesson(preset(recipe.model), make, make, recipe.schedule["vocabulary_lr_scale"])
+
+
 def of_demonstrations() -> Lesson:
-    """Those of the recipe's last phase, without what is rehearsed beside them."""
-    recipe = load_toml(SftConfig, RECIPE)
+    """Those of SFT's last phase, without what is rehearsed beside them."""
+    recipe = load_toml(SftConfig, RECIPES / "sft.toml")
     tokenizer = Tokenizer.load(recipe.tokenizer)
     phase = from_mapping(Phase, recipe.phases[-1] | {"rehearsal": {}}, "the recipe's last phase")
 
     def make(rng: random.Random) -> Sample:
         return demonstration(rng, tokenizer, phase)
 
-    return Lesson(preset(recipe.model), make, make)
+    return Lesson(preset(recipe.model), make, make, recipe.schedule["vocabulary_lr_scale"])
 
 
 def of_text() -> Lesson:
@@ -66,4 +79,8 @@ def spans_of(text: bytes) -> Make:
     return make
 
 
-LESSONS: dict[str, Callable[[], Lesson]] = {"text": of_text, "demonstrations": of_demonstrations}
+LESSONS: dict[str, Callable[[], Lesson]] = {
+    "text": of_text,
+    "documents": of_documents,
+    "demonstrations": of_demonstrations,
+}

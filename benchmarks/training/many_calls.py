@@ -10,6 +10,7 @@ take long can have fewer `--problems`.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import itertools
 import random
 import statistics
@@ -27,6 +28,7 @@ from baltoro.agent.attempt import Attempt, attempt
 from baltoro.agent.context import Window, window
 from baltoro.agent.loop import Limits
 from baltoro.chat.chat_model import ChatModel, Sampling
+from baltoro.checkpoint.bundled import find_checkpoint
 from baltoro.engine.open_model import open_model
 from baltoro.engine.options import EngineOptions
 from baltoro.evals.skills import wilson
@@ -59,7 +61,7 @@ def main(
     out: Out = EVIDENCE,
 ) -> None:
     chat_model = open_model(model, EngineOptions(threads=threads))
-    mark = {"model": model, "calls": calls}
+    mark = {"model": model, "weights": weights_of(model), "calls": calls}
     rows = {place(row): row for row in rows_of(out, "many_calls") if mark.items() <= row.items()}
     for name, chosen in itertools.product(kind or KINDS, strategy or STRATEGIES):
         if rows.get((name, chosen), {"n": 0})["n"] < problems:
@@ -67,6 +69,14 @@ def main(
             made = asyncio.run(attempt_all(chat_model, talks, chosen, concurrency))
             rows[name, chosen] = {"kind": name, "strategy": chosen} | mark | summary(made)
             keep(out, sorted(rows.values(), key=place), model)
+
+
+def weights_of(model: str) -> str:
+    """Tells weights apart that bear the same name one after the other: a hash of their files."""
+    digest = hashlib.sha256()
+    for file in sorted(find_checkpoint(model).glob("*.safetensors")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def place(row: dict[str, Any]) -> tuple[str, str]:

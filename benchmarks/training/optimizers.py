@@ -7,9 +7,10 @@
 `compare` gives MuonClip 0.6 of the tokens (its whole schedule in that time) and both the same grid
 of learning rates, and reports the loss on what no run was trained on. The first seed goes through
 the grid, the others take its best rate. `--of text` (the usual) learns bytes of the sources of
-Python's standard library, `--of demonstrations` those of a recipe. `clip` learns demonstrations at
-ten times a useful rate. `spikes` looks for them in the logs of the stages that made the bundled
-model. Rows go to `--out` as JSON, with a picture; negative results stay in.
+Python's standard library, `--of documents` and `--of demonstrations` those of the recipe, with its
+slower embedding and head for both. `clip` learns demonstrations at ten times a useful rate.
+`spikes` looks for them in the logs of the stages that made the bundled model. Rows go to `--out` as
+JSON, with a picture; negative results stay in.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ TOKENS_PER_CLIPPED_STEP = 16_384
 # Those that made the bundled model.
 STAGES = (
     "pretrain sft hone finish mend widen lengthen settle polish burnish recover weigh gloss "
-    "reach drill temper"
+    "reach drill temper endure mellow"
 ).split()
 SPIKE = 10.0  # times the median of the steps before: what `skip_above` is meant to be set to
 
@@ -72,7 +73,7 @@ def train(run: Run, folder: Path) -> dict[str, Any]:
         trainer.updater.optimizer = adamw(trainer)  # type: ignore[assignment]
     log = runs.finish(trainer, run)
     return {
-        "held_out_loss": runs.mean_loss(model, lesson.unseen()),
+        "held_out_loss": runs.score(model, lesson.unseen()).loss,
         "largest_logits": [row["max_logit"] for row in log],
         "optimizer_share": statistics.mean(row["optimizer_share"] for row in log),
     }
@@ -100,7 +101,7 @@ def compare(
         for name in OPTIMIZERS:
             count = steps if name == "adamw" else math.ceil(SHARE * steps)
             for lr in rates_of_next_seed(rows, name):
-                run = Run(name, learned, schedule_of(count, lr, tokens, seed))
+                run = Run(name, learned, schedule_of(learned, count, lr, tokens, seed))
                 found = train(run, runs.RUNS / learned / f"{name}_{count}_{tokens}_{lr:g}_{seed}")
                 rows.append({"optimizer": name, "lr": lr, "seed": seed, "steps": count} | found)
                 print(f"{name} {lr:g}, seed {seed}: {found['held_out_loss']:.4f}", flush=True)
@@ -118,11 +119,12 @@ def compare(
     )
 
 
-def schedule_of(steps: int, lr: float, tokens: int, seed: int) -> Schedule:
+def schedule_of(learned: str, steps: int, lr: float, tokens: int, seed: int) -> Schedule:
     """The last third of the steps decays, whatever their number."""
     return Schedule(
         steps=steps,
         lr=lr,
+        vocabulary_lr_scale=LESSONS[learned]().vocabulary_lr_scale,
         warmup_steps=max(1, steps // 20),
         decay_from=2 * steps // 3,
         tokens_per_step=tokens,
@@ -208,7 +210,8 @@ def clip(
             schedule = Schedule(
                 steps=steps,
                 lr=rate,
-                vocabulary_lr_scale=0.15,  # as in the recipe: AdamW's part stays at a useful rate
+                # AdamW's part stays at a useful rate.
+                vocabulary_lr_scale=LESSONS[learned]().vocabulary_lr_scale,
                 tokens_per_step=TOKENS_PER_CLIPPED_STEP,
                 weight_decay=0.0,
                 seed=seed,

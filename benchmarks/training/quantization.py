@@ -27,7 +27,6 @@ import training_runs as runs
 from answers import EVIDENCE, Out, mean_and_margin, save
 from baltoro.evals.skills import wilson
 from baltoro.model.transformer import Transformer
-from baltoro.train.data import Sample, make_batches
 from baltoro.train.folder import RunFolder
 from baltoro.train.pretrain import start_head_from_embedding
 from baltoro.train.qat import set_fake_quantization
@@ -73,8 +72,7 @@ def main(
         )
         variants = (as_exported(plain, False), as_exported(plain, True), as_exported(aware, True))
         for kind, model in zip(KINDS, variants, strict=True):
-            found = {"seed": seed, "kind": kind, "loss": runs.mean_loss(model, unseen)}
-            rows.append(found | accuracy(model, unseen))
+            rows.append({"seed": seed, "kind": kind} | measured(runs.score(model, unseen)))
             print(rows[-1], flush=True)
     save(
         out,
@@ -113,17 +111,11 @@ def as_exported(model: Transformer, int4: bool) -> Transformer:
     return exported
 
 
-@torch.no_grad()
-def accuracy(model: Transformer, samples: Sequence[Sample]) -> dict[str, float]:
-    """Share of learned tokens that are the most likely ones, with its 95 % interval."""
-    right, n = 0, 0
-    for batch in make_batches(list(samples), 8192):
-        hidden, head = model.hidden_and_head(batch.inputs, batch.lengths)
-        chosen = (hidden[batch.learned] @ head.T).argmax(dim=-1)
-        right += int((chosen == batch.targets[batch.learned]).sum())
-        n += len(chosen)
-    low, high = wilson(right, n)
-    return {"accuracy": right / n, "low": low, "high": high, "n": n}
+def measured(score: runs.Score) -> dict[str, float]:
+    """Loss, and the share of learned tokens that are the most likely ones with its interval."""
+    low, high = wilson(score.right, score.n)
+    share = score.right / score.n
+    return {"loss": score.loss, "accuracy": share, "low": low, "high": high, "n": score.n}
 
 
 def gaps(rows: Sequence[dict[str, Any]], kind: str) -> list[float]:

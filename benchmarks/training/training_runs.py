@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +31,23 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
+@dataclass(frozen=True)
+class Score:
+    """What a model knows of samples."""
+
+    loss: float  # mean, of a learned token
+    right: int  # learned tokens that are the most likely ones
+    n: int  # learned tokens
+
+
 @torch.no_grad()
-def mean_loss(model: Transformer, samples: Sequence[Sample]) -> float:
-    """Of a learned token."""
+def score(model: Transformer, samples: Sequence[Sample]) -> Score:
     model.eval()
-    total, count = 0.0, 0
+    loss, right, n = 0.0, 0, 0
     for batch in make_batches(list(samples), 8192):
         hidden, head = model.hidden_and_head(batch.inputs, batch.lengths)
-        targets = batch.targets[batch.learned]
-        total += float(summed_cross_entropy(hidden[batch.learned], head, targets))
-        count += len(targets)
-    return total / count
+        chosen, targets = hidden[batch.learned], batch.targets[batch.learned]
+        loss += float(summed_cross_entropy(chosen, head, targets))
+        right += int(((chosen @ head.T).argmax(dim=-1) == targets).sum())
+        n += len(targets)
+    return Score(loss / n, right, n)

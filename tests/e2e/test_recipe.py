@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 # Those that learn from demonstrations.
 STAGES = (
     "pretrain sft hone finish mend widen lengthen settle polish burnish recover weigh gloss "
-    "reach drill temper"
+    "reach drill temper endure mellow"
 ).split()
 ROWS_ALONE = "polish burnish gloss".split()  # of embedding and head; loss need not fall
 
@@ -43,8 +43,8 @@ def test_the_recipe_goes_from_nothing_to_a_measured_int4_checkpoint():
 
     # What is exported is what the quantizer makes of the bf16 parent, bit for bit.
     packed, plain = (
-        open_checkpoint(run / "temper" / "int4"),
-        open_checkpoint(run / "temper" / "bf16"),
+        open_checkpoint(run / "mellow" / "int4"),
+        open_checkpoint(run / "mellow" / "bf16"),
     )
     name = "model.layers.1.mlp.experts.3.up_proj"
     codes, scale = int4.quantize(np.asarray(plain.tensors[f"{name}.weight"]))

@@ -6,7 +6,7 @@ import random
 
 import torch
 
-from baltoro.train.data import Sample, make_batches
+from baltoro.train.data import Sample, draw_samples, make_batches
 
 
 def samples_of_mixed_length() -> list[Sample]:
@@ -40,3 +40,15 @@ def test_every_third_sample_three_times_are_all_of_them() -> None:
         together = torch.cat([part.targets for part in parts], dim=1)
         assert torch.equal(together, batch.targets)
         assert [part.lengths for part in parts] == [[n] for n in batch.lengths] + [[]] * (3 - count)
+
+
+def test_a_step_goes_on_drawing_until_enough_is_learned() -> None:
+    def list_or_sum(rng: random.Random) -> Sample:
+        """A long list of which little is learned, or a short sum of which all is."""
+        return rng.choice((([1] * 900, [0] * 890 + [1] * 10), ([2] * 50, [1] * 50)))
+
+    for step in range(40):
+        few, enough = (draw_samples(0, step, 800, list_or_sum, n) for n in (0, 200))
+        assert enough[: len(few)] == few
+        assert sum(sum(learned) for _, learned in enough) >= 200
+        assert sum(sum(learned) for _, learned in enough[:-1]) < 200 or enough == few

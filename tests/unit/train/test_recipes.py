@@ -19,7 +19,7 @@ from baltoro.train.sft import Phase, SftConfig, check_phases, unseen_samples
 STAGES = (
     *("pretrain", "sft", "hone", "finish", "mend"),
     *("widen", "lengthen", "settle", "polish", "burnish", "recover", "weigh", "gloss"),
-    *("reach", "drill", "temper", "rl"),
+    *("reach", "drill", "temper", "endure", "mellow", "rl"),
 )
 
 
