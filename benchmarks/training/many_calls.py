@@ -22,6 +22,7 @@ from typing import Annotated, Any
 import typer
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
+from rich.progress import MofNCompleteColumn, Progress
 
 from answers import EVIDENCE, Out, rows_of, save
 from baltoro.agent.attempt import Attempt, attempt
@@ -56,7 +57,8 @@ def main(
     calls: Annotated[int, typer.Option(min=2)] = 300,
     kind: Annotated[list[str] | None, typer.Option(help="Can be repeated.")] = None,
     strategy: Annotated[list[str] | None, typer.Option(help="Can be repeated.")] = None,
-    concurrency: int = 16,
+    # Sixteen runs of 18,000 tokens each do not fit into the cache and are read again and again.
+    concurrency: int = 8,
     threads: int | None = None,
     out: Out = EVIDENCE,
 ) -> None:
@@ -92,11 +94,13 @@ async def attempt_all(
     model: ChatModel, talks: Sequence[Conversation], strategy: str, concurrency: int
 ) -> list[Attempt]:
     slots = asyncio.Semaphore(concurrency)
+    right = 0
 
     async def one(index: int, talk: Conversation) -> Attempt:
+        nonlocal right
         steps = 2 * len(talk.problems[-1].table) + 8
         async with slots:
-            return await attempt(
+            made = await attempt(
                 model,
                 find_task(talk.problems[-1].task),
                 talk,
@@ -104,8 +108,13 @@ async def attempt_all(
                 sampling=Sampling(max_tokens=TOKENS, seed=1_000_003 * index),
                 window=STRATEGIES[strategy](),
             )
+        right += made.right
+        bar.update(row, advance=1, description=f"{strategy}, {right} right")
+        return made
 
-    return await asyncio.gather(*(one(i, talk) for i, talk in enumerate(talks)))
+    with Progress(*Progress.get_default_columns(), MofNCompleteColumn()) as bar:
+        row = bar.add_task(strategy, total=len(talks))
+        return await asyncio.gather(*(one(i, talk) for i, talk in enumerate(talks)))
 
 
 def summary(made: Sequence[Attempt]) -> dict[str, Any]:
