@@ -29,10 +29,12 @@ def plot_rl(folder: Path) -> None:
     length.set_title("tokens generated per attempt")
     trained = [row for row in rows if "gap_mean" in row]
     at = [row["step"] for row in trained]
-    gap.semilogy(at, [row["gap_mean"] for row in trained], linewidth=0.7, label="mean")
-    gap.semilogy(at, [row["gap_max"] for row in trained], linewidth=0.7, label="largest")
+    gap.plot(at, [row["gap_mean"] for row in trained], linewidth=0.7, label="mean")
+    gap.plot(at, [row["gap_max"] for row in trained], linewidth=0.7, label="largest")
     gap.set_title("log-prob of a token, trainer beside engine: distance")
     gap.legend(fontsize=7)
+    if trained:  # an empty axis can't be logarithmic
+        gap.set_yscale("log")
     logit.plot(at, [row["max_logit"] for row in trained], linewidth=0.7)
     logit.set_title("largest attention logit before the softmax")
     surprise.plot(at, [row["surprise"] for row in trained], linewidth=0.7)

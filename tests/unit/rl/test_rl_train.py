@@ -39,7 +39,7 @@ ptx_mixture = {{ compare = 1.0 }}
 
 [[tasks]]
 task = "lottery"
-budget = 60
+budget = 200
 
 [schedule]
 steps = 4
