@@ -33,7 +33,7 @@ def plot_rl(folder: Path) -> None:
     gap.plot(at, [row["gap_max"] for row in trained], linewidth=0.7, label="largest")
     gap.set_title("log-prob of a token, trainer beside engine: distance")
     gap.legend(fontsize=7)
-    if trained:  # an empty axis can't be logarithmic
+    if any(row["gap_max"] > 0 for row in trained):  # nothing to show has no logarithm
         gap.set_yscale("log")
     logit.plot(at, [row["max_logit"] for row in trained], linewidth=0.7)
     logit.set_title("largest attention logit before the softmax")
