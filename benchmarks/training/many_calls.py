@@ -2,9 +2,9 @@
 
     python benchmarks/training/many_calls.py --model runs/tiny/rl/int4
 
-Every problem is unseen, the lookups are real, and nothing guides the model but its own turns. What
-is finished is kept in `--out`, so a stopped run goes on where it was, and kinds and strategies that
-take long can have fewer `--problems`.
+Every problem is unseen, the lookups are real, and nothing guides the model but its own turns. Each
+problem is kept in `--runs` as it ends, each kind and strategy in `--out`: a stopped run goes on
+where it was. Kinds and strategies that take long can have fewer `--problems`.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import itertools
+import json
 import random
 import statistics
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,7 +27,7 @@ from matplotlib.figure import Figure
 from rich.progress import MofNCompleteColumn, Progress
 
 from answers import EVIDENCE, Out, rows_of, save
-from baltoro.agent.attempt import Attempt, attempt
+from baltoro.agent.attempt import attempt
 from baltoro.agent.context import Window, window
 from baltoro.agent.loop import Limits
 from baltoro.chat.chat_model import ChatModel, Sampling
@@ -34,6 +36,8 @@ from baltoro.engine.open_model import open_model
 from baltoro.engine.options import EngineOptions
 from baltoro.evals.skills import wilson
 from baltoro.tasks.mixture import Conversation, find_task, pose_all
+from baltoro.train.folder import write_atomically
+from training_runs import RUNS
 
 # What makes `calls` calls, by the word for it.
 KINDS = {
@@ -51,6 +55,17 @@ STRATEGIES = {
 TOKENS = 400  # of one reply at most
 
 
+@dataclass(frozen=True)
+class Ended:
+    """How the attempt at a problem went."""
+
+    index: int  # of the problem
+    right: bool
+    calls: int
+    stop_reason: str
+    seconds: float
+
+
 def main(
     model: Annotated[str, typer.Option(help="A bundled model or a folder.")] = "tiny",
     problems: Annotated[int, typer.Option(min=1, help="Of each kind and strategy.")] = 100,
@@ -60,6 +75,7 @@ def main(
     # Sixteen runs of 18,000 tokens each do not fit into the cache and are read again and again.
     concurrency: int = 8,
     threads: int | None = None,
+    runs: Annotated[Path, typer.Option(help="What ended of a row.")] = RUNS / "many_calls",
     out: Out = EVIDENCE,
 ) -> None:
     chat_model = open_model(model, EngineOptions(threads=threads))
@@ -68,7 +84,8 @@ def main(
     for name, chosen in itertools.product(kind or KINDS, strategy or STRATEGIES):
         if rows.get((name, chosen), {"n": 0})["n"] < problems:
             talks = posed(name, calls, problems)
-            made = asyncio.run(attempt_all(chat_model, talks, chosen, concurrency))
+            kept = runs / f"{name}, {chosen}, {calls}, {mark['weights']}.jsonl"
+            made = asyncio.run(attempt_all(chat_model, talks, chosen, concurrency, kept))
             rows[name, chosen] = {"kind": name, "strategy": chosen} | mark | summary(made)
             keep(out, sorted(rows.values(), key=place), model)
 
@@ -91,44 +108,61 @@ def posed(kind: str, calls: int, problems: int) -> list[Conversation]:
 
 
 async def attempt_all(
-    model: ChatModel, talks: Sequence[Conversation], strategy: str, concurrency: int
-) -> list[Attempt]:
+    model: ChatModel, talks: Sequence[Conversation], strategy: str, concurrency: int, kept: Path
+) -> list[Ended]:
+    """What `kept` has not, attempted and added to it."""
     slots = asyncio.Semaphore(concurrency)
-    right = 0
+    ended = {one.index: one for one in read(kept) if one.index < len(talks)}
 
-    async def one(index: int, talk: Conversation) -> Attempt:
-        nonlocal right
-        steps = 2 * len(talk.problems[-1].table) + 8
+    async def one(index: int, talk: Conversation) -> None:
         async with slots:
-            made = await attempt(
-                model,
-                find_task(talk.problems[-1].task),
-                talk,
-                limits=Limits(max_steps=steps),
-                sampling=Sampling(max_tokens=TOKENS, seed=1_000_003 * index),
-                window=STRATEGIES[strategy](),
-            )
-        right += made.right
-        bar.update(row, advance=1, description=f"{strategy}, {right} right")
-        return made
+            ended[index] = await attempt_one(model, index, talk, strategy)
+        lines = (json.dumps(asdict(one)) + "\n" for one in ended.values())
+        write_atomically(kept, "".join(lines))
+        show()
 
+    def show() -> None:
+        right = sum(one.right for one in ended.values())
+        bar.update(row, completed=len(ended), description=f"{strategy}, {right} right")
+
+    kept.parent.mkdir(parents=True, exist_ok=True)
     with Progress(*Progress.get_default_columns(), MofNCompleteColumn()) as bar:
         row = bar.add_task(strategy, total=len(talks))
-        return await asyncio.gather(*(one(i, talk) for i, talk in enumerate(talks)))
+        show()
+        left = [(i, talk) for i, talk in enumerate(talks) if i not in ended]
+        await asyncio.gather(*(one(i, talk) for i, talk in left))
+    return [ended[index] for index in range(len(talks))]
 
 
-def summary(made: Sequence[Attempt]) -> dict[str, Any]:
-    right = sum(one.right for one in made)
+def read(kept: Path) -> list[Ended]:
+    lines = kept.read_text().splitlines() if kept.exists() else []
+    return [Ended(**json.loads(line)) for line in lines]
+
+
+async def attempt_one(model: ChatModel, index: int, talk: Conversation, strategy: str) -> Ended:
+    made = await attempt(
+        model,
+        find_task(talk.problems[-1].task),
+        talk,
+        limits=Limits(max_steps=2 * len(talk.problems[-1].table) + 8),
+        sampling=Sampling(max_tokens=TOKENS, seed=1_000_003 * index),
+        window=STRATEGIES[strategy](),
+    )
+    run = made.run
+    return Ended(index, made.right, run.tool_calls, run.stop_reason, run.seconds)
+
+
+def summary(made: Sequence[Ended]) -> dict[str, Any]:
+    right, calls = sum(one.right for one in made), [one.calls for one in made]
     low, high = wilson(right, len(made))
     return {
         "n": len(made),
         "right": right,
         "low": low,
         "high": high,
-        "median_calls": statistics.median(one.run.tool_calls for one in made),
-        "ends": Counter(one.run.stop_reason for one in made),
-        "seconds_per_call": sum(one.run.seconds for one in made)
-        / max(1, sum(one.run.tool_calls for one in made)),
+        "median_calls": statistics.median(calls),
+        "ends": Counter(one.stop_reason for one in made),
+        "seconds_per_call": sum(one.seconds for one in made) / max(1, sum(calls)),
     }
 
 

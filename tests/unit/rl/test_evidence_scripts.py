@@ -71,11 +71,15 @@ def test_calls_in_a_row_are_counted_and_what_is_done_is_not_done_again(tmp_path)
     from many_calls import main
 
     asked = {"kind": ["linked lookups"], "strategy": ["full history", "keep-last-5"]}
-    main(problems=2, calls=3, threads=1, concurrency=2, out=tmp_path, **asked)
+    asked |= {"calls": 3, "threads": 1, "runs": tmp_path / "runs", "out": tmp_path}
+    main(problems=2, **asked)
     first = answer(tmp_path, "many_calls")["rows"]
     assert [row["right"] for row in first] == [2, 2]
     assert all(row["median_calls"] == 3 for row in first)
-    main(problems=2, calls=3, threads=1, concurrency=2, out=tmp_path, **asked)
+    main(problems=2, **asked)
+    assert answer(tmp_path, "many_calls")["rows"] == first
+    (tmp_path / "many_calls.json").unlink()  # as if stopped before a row was whole
+    main(problems=2, **asked)
     assert answer(tmp_path, "many_calls")["rows"] == first
 
 
