@@ -28,8 +28,7 @@ from baltoro.train.sharded import make_trainer
 from baltoro.train.trainer import teacher_forced
 from baltoro.train.weak_keys import copying_losses, learn_only_rows, weak_keys, worst
 
-EVAL_SAMPLES = 32  # per task, each time the run looks at unseen problems ...
-EVAL_TOKENS = 24_576  # ... or fewer, if they have this many tokens: attention is dear in long ones
+EVAL_TOKENS = 24_576  # of the unseen problems of a task, about: attention is dear in long ones
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +54,8 @@ class SftConfig:
     schedule: dict[str, Any] = field(default_factory=dict)  # fields of Schedule
     # Learn only embedding and head of this many tokens, those copied worst, see train/weak_keys.py.
     weak_rows: int = 0
+    weak_share: float = 1.0  # of the tokens that are measured to find those
+    eval_problems: int = 32  # unseen ones of each task, each time the run looks at them
     # Fields of YarnConfig that this stage changes, for a longer context: { factor = 16.0 }.
     yarn: dict[str, Any] = field(default_factory=dict)
 
@@ -73,12 +74,12 @@ def run(config_path: str | Path, resume: bool = False) -> Transformer:
 
     documents = dict(DOCUMENTS)
     if config.weak_rows:
-        documents["weak_keys"] = mend_rows(model, tokenizer, config.weak_rows)
+        documents["weak_keys"] = mend_rows(model, tokenizer, config.weak_rows, config.weak_share)
 
     def make_sample(step: int) -> Callable[[random.Random], Sample]:
         return lambda rng: demonstration(rng, tokenizer, phase_at(step), documents)
 
-    unseen = unseen_samples(tokenizer, phases[-1])
+    unseen = unseen_samples(tokenizer, phases[-1], config.eval_problems)
 
     def evaluate(model: Transformer) -> dict[str, Any]:
         return {name: teacher_forced(model, samples) for name, samples in unseen.items()}
@@ -91,14 +92,14 @@ def run(config_path: str | Path, resume: bool = False) -> Transformer:
     return model
 
 
-def mend_rows(model: Transformer, tokenizer: Tokenizer, count: int) -> Document:
+def mend_rows(model: Transformer, tokenizer: Tokenizer, count: int, share: float) -> Document:
     """Let nothing but so many rows be learned, and return the documents that teach them.
 
     They are chosen by the weights that a run starts from, also when it goes on.
     """
     if started_by_torchrun():
         raise BaltoroError("weak_rows is for one process: start this stage without torchrun.")
-    losses = copying_losses(model, tokenizer)
+    losses = copying_losses(model, tokenizer, share)
     learn_only_rows(model, worst(losses, count, tokenizer))
     return weak_keys(losses)
 
@@ -138,13 +139,13 @@ def read_lines(file: str) -> tuple[str, ...]:
     return lines
 
 
-def unseen_samples(tokenizer: Tokenizer, phase: Phase) -> dict[str, list[Sample]]:
-    """Held-out demonstrations of each task, the same at every look."""
+def unseen_samples(tokenizer: Tokenizer, phase: Phase, most: int) -> dict[str, list[Sample]]:
+    """Held-out demonstrations of each task, the same at every look: so many, or fewer long ones."""
     samples: dict[str, list[Sample]] = {}
     for name in phase.mixture:
         rng = random.Random(f"unseen/{name}")
         drawn = samples[name] = list[Sample]()
-        while len(drawn) < EVAL_SAMPLES and sum(len(ids) for ids, _ in drawn) < EVAL_TOKENS:
+        while len(drawn) < most and sum(len(ids) for ids, _ in drawn) < EVAL_TOKENS:
             drawn.append(sample_of(tokenizer, pose_all(rng, [find_task(name)], "eval")))
     return samples
 

@@ -68,5 +68,5 @@ def test_a_checkpoint_that_was_stretched_is_loaded_with_its_own_context(tmp_path
 def test_looks_at_long_samples_are_few():
     tokenizer = Tokenizer.load("baltoro/weights/tiny")
     phase = Phase(until=1, mixture={"recall_900": 1.0, "countdown_2": 1.0})
-    counts = {name: len(drawn) for name, drawn in unseen_samples(tokenizer, phase).items()}
+    counts = {name: len(drawn) for name, drawn in unseen_samples(tokenizer, phase, 32).items()}
     assert counts == {"recall_900": 3, "countdown_2": 32}

@@ -39,6 +39,12 @@ def test_a_forgotten_token_is_found_to_be_the_worst_copied(losses, tokenizer):
     assert all(loss >= 0 for loss in losses.values())
 
 
+def test_a_share_of_the_tokens_can_be_measured_for_all(forgetful, tokenizer):
+    losses = copying_losses(forgetful, tokenizer, share=0.01)
+    assert list(losses) == letter_tokens(tokenizer)
+    assert 0 < sum(loss > 0 for loss in losses.values()) <= 0.01 * len(losses) + 1
+
+
 def test_weak_keys_are_rehearsed_as_often_as_they_are_badly_copied(losses, tokenizer):
     make = weak_keys({piece: float(piece == FORGOTTEN) for piece in losses})
     samples = [make(random.Random(seed), tokenizer)[0] for seed in range(20)]
