@@ -34,9 +34,13 @@ class Step:
     needs: str = ""  # a folder that must be there
 
 
+QUICK = "--steps 10 --seeds 1 --tokens 512".split()
+RATES = "--rate 1e-3 --rate 2e-3 --rate 4e-3 --rate 8e-3".split()
+
 STEPS = {
-    "optimizers": Step(
-        ("optimizers.py", "compare"), ("--steps", "10", "--seeds", "1", "--tokens", "512")
+    "optimizers_text": Step(("optimizers.py", "compare"), QUICK),
+    "optimizers_documents": Step(
+        (*"optimizers.py compare --of documents --steps 1000 --tokens 4096".split(), *RATES), QUICK
     ),
     "clip": Step(("optimizers.py", "clip"), ("--steps", "10", "--seeds", "1")),
     "spikes": Step(("optimizers.py", "spikes"), needs="runs/tiny/mend"),

@@ -1,6 +1,8 @@
 """MuonClip beside AdamW, and attention logits with and without QK-clip, over several seeds.
 
     python benchmarks/training/optimizers.py compare
+    python benchmarks/training/optimizers.py compare --of documents --steps 1000 --tokens 4096 \\
+        --rate 1e-3 --rate 2e-3 --rate 4e-3 --rate 8e-3
     python benchmarks/training/optimizers.py clip
     python benchmarks/training/optimizers.py spikes
 
@@ -93,27 +95,29 @@ def compare(
     seeds: Seeds = 3,
     tokens: Annotated[int, typer.Option(min=1, help="Of a step.")] = 16_384,
     learned: Learned = "text",
+    rate: Annotated[list[float] | None, typer.Option(help="The grid; can be repeated.")] = None,
     out: Out = EVIDENCE,
 ) -> None:
     """The best of the grid for each optimizer, by the mean over the seeds."""
-    rows = list[dict[str, Any]]()
+    rows, grid = list[dict[str, Any]](), sorted(rate or RATES)
     for seed in range(seeds):
         for name in OPTIMIZERS:
             count = steps if name == "adamw" else math.ceil(SHARE * steps)
-            for lr in rates_of_next_seed(rows, name):
+            for lr in rates_of_next_seed(rows, name, grid):
                 run = Run(name, learned, schedule_of(learned, count, lr, tokens, seed))
                 found = train(run, runs.RUNS / learned / f"{name}_{count}_{tokens}_{lr:g}_{seed}")
                 rows.append({"optimizer": name, "lr": lr, "seed": seed, "steps": count} | found)
                 print(f"{name} {lr:g}, seed {seed}: {found['held_out_loss']:.4f}", flush=True)
     save(
         out,
-        "optimizers",
+        f"optimizers_{learned}",
         claim=f"MuonClip at {SHARE} of the tokens learns as much of {learned} as AdamW, both at "
-        f"their best rate of {', '.join(f'{lr:g}' for lr in RATES)}",
+        f"their best rate of {', '.join(f'{lr:g}' for lr in grid)}",
         bar="held-out loss not worse",
         result=sentence(rows, tokens),
         command=f"python benchmarks/training/optimizers.py compare --of {learned} "
-        f"--steps {steps} --seeds {seeds} --tokens {tokens}",
+        f"--steps {steps} --seeds {seeds} --tokens {tokens}"
+        + "".join(f" --rate {lr:g}" for lr in rate or ()),
         rows=rows,
         figure=draw_losses(rows),
     )
@@ -133,10 +137,12 @@ def schedule_of(learned: str, steps: int, lr: float, tokens: int, seed: int) -> 
     )
 
 
-def rates_of_next_seed(rows: Sequence[dict[str, Any]], name: str) -> Sequence[float]:
+def rates_of_next_seed(
+    rows: Sequence[dict[str, Any]], name: str, grid: Sequence[float]
+) -> Sequence[float]:
     """All for the first seed, then its best."""
     first = {r["lr"]: r["held_out_loss"] for r in rows if r["optimizer"] == name and not r["seed"]}
-    return sorted(first, key=lambda lr: first[lr])[:1] or RATES
+    return sorted(first, key=lambda lr: first[lr])[:1] or grid
 
 
 def losses_by_rate(rows: Sequence[dict[str, Any]], name: str) -> dict[float, list[float]]:
@@ -162,10 +168,11 @@ def sentence(rows: Sequence[dict[str, Any]], tokens: int) -> str:
     difference, margin = mean_and_margin([a - b for a, b in zip(ours, theirs, strict=True)])
     steps = {row["optimizer"]: row["steps"] for row in rows}
     share = statistics.mean(r["optimizer_share"] for r in rows if r["optimizer"] == OPTIMIZERS[0])
+    grid = sorted({row["lr"] for row in rows})
     edge = [
         f"{name}'s best rate is at the edge of the grid"
         for name, lr in zip(OPTIMIZERS, (our_lr, their_lr), strict=True)
-        if lr in (RATES[0], RATES[-1])
+        if lr in (grid[0], grid[-1])
     ]
     return "; ".join([
         f"MuonClip {statistics.mean(ours):.3f} at {our_lr:g} after {steps['muonclip']} steps, "
@@ -187,7 +194,8 @@ def draw_losses(rows: Sequence[dict[str, Any]]) -> Figure:
         axis.plot(*zip(*means.items(), strict=True), color=colour,
                   label=f"{name}, {of[0]['steps']} steps")  # fmt: skip
     axis.set(xlabel="learning rate", ylabel="held-out loss, each seed a dot", xscale="log")
-    axis.set_xticks(RATES, [f"{lr:g}" for lr in RATES])
+    grid = sorted({row["lr"] for row in rows})
+    axis.set_xticks(grid, [f"{lr:g}" for lr in grid])
     axis.minorticks_off()
     axis.grid(alpha=0.3)
     axis.legend()

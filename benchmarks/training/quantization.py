@@ -2,11 +2,14 @@
 
     python benchmarks/training/quantization.py
 
-A model learns the sources of Python's standard library, byte by byte, and its rate does not fall.
-Then twins go on from there with the same batches, and their rate falls to nothing: one computes in
-full precision, one with rounded experts. What they know of unseen sources is compared as exported:
-the first twin in bf16, the first twin rounded, and the second, rounded. Text is learned because no
-model of this size comes to its end: where a task is solved, rounding costs too little to measure.
+A model learns the sources of Python's standard library, byte by byte, to the end of a schedule.
+Then twins go on from there with the same batches, at a lower rate that falls to nothing again: one
+computes in full precision, one with rounded experts. What they know of unseen sources is compared
+as exported: the first twin in bf16, the first twin rounded, and the second, rounded.
+
+Text is learned because no model of this size comes to its end: where a task is solved, rounding
+costs too little to measure. At the beginning's rate the twins would part from each other by more
+than rounding costs.
 """
 
 from __future__ import annotations
@@ -47,26 +50,31 @@ class Run:
 
 
 def main(
-    steps: Annotated[int, typer.Option(min=4, help="Of the common beginning.")] = 150,
-    twin_steps: Annotated[int, typer.Option(min=4)] = 50,
-    rate: float = 8e-3,
-    tokens: Annotated[int, typer.Option(min=1, help="Of a step.")] = 16_384,
+    steps: Annotated[int, typer.Option(min=4, help="Of the common beginning.")] = 600,
+    twin_steps: Annotated[int, typer.Option(min=4)] = 100,
+    rate: Annotated[float, typer.Option(help="Of the common beginning.")] = 8e-3,
+    twin_rate: float = 2e-3,
+    tokens: Annotated[int, typer.Option(min=1, help="Of a step.")] = 4096,
     seeds: Annotated[int, typer.Option(min=1)] = 3,
     learned: Learned = "text",
     out: Out = EVIDENCE,
 ) -> None:
     lesson, rows = LESSONS[learned](), list[dict[str, Any]]()
-    common = Schedule(steps=steps, lr=rate, tokens_per_step=tokens, save_every=20)
+    common = Schedule(
+        steps=steps, lr=rate, decay_from=2 * steps // 3, tokens_per_step=tokens, save_every=20
+    )
     folder = runs.RUNS / "quantization" / f"common_{learned}_{rate:g}_{tokens}_{steps}"
     train(Run(learned, common), lesson, folder)
     unseen = lesson.unseen()
     for seed in range(1, seeds + 1):  # other batches than the beginning's
-        schedule = replace(common, steps=twin_steps, warmup_steps=1, decay_from=0, seed=seed)
+        schedule = replace(
+            common, steps=twin_steps, lr=twin_rate, warmup_steps=1, decay_from=0, seed=seed
+        )
         plain, aware = (
             train(
                 Run(learned, replace(schedule, quantize_from=quantize), str(folder)),
                 lesson,
-                folder.with_name(f"{name}_{folder.name}_{twin_steps}_{seed}"),
+                folder.with_name(f"{name}_{folder.name}_{twin_rate:g}_{twin_steps}_{seed}"),
             )
             for name, quantize in (("plain", None), ("aware", 0))
         )
@@ -81,8 +89,8 @@ def main(
         bar="at most half of the gap in loss to the bf16 twin; accuracy within the interval",
         result=sentence(rows),
         command=f"python benchmarks/training/quantization.py --steps {steps} "
-        f"--twin-steps {twin_steps} --rate {rate:g} --tokens {tokens} --seeds {seeds} "
-        f"--of {learned}",
+        f"--twin-steps {twin_steps} --rate {rate:g} --twin-rate {twin_rate:g} --tokens {tokens} "
+        f"--seeds {seeds} --of {learned}",
         rows=rows,
         figure=draw(rows),
     )

@@ -19,7 +19,7 @@ import typer
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from answers import EVIDENCE, Out, save
+from answers import EVIDENCE, Out, mean_and_margin, save
 from baltoro.evals.skills import wilson
 from baltoro.rl.train import run
 from training_runs import RUNS, read_log
@@ -62,10 +62,11 @@ def main(
 
 def sentence(rows: list[dict[str, Any]]) -> str:
     """Mean shares right before and after, and the mean gap to the engine, of each variant; and what
-    each had reached when the first was done."""
-    said, seconds = list[str](), None
+    each had reached when the first was done, beside the first seed by seed."""
+    said, seconds, first = list[str](), None, list[dict[str, Any]]()
     for variant in dict.fromkeys(row["variant"] for row in rows):
         of = [row for row in rows if row["variant"] == variant]
+        first = first or of
         seconds = seconds or mean(row["looks"][-1]["seconds"] for row in of)
         tasks = [
             f"{name} {mean(r['tasks'][name]['before'][0] for r in of):.0%} to "
@@ -80,10 +81,18 @@ def sentence(rows: list[dict[str, Any]]) -> str:
                 f"{name} {mean(x['right'][name] for x in looks):.0%}" for name in of[0]["tasks"]
             ]
             after = mean(look["seconds"] for look in looks)
+            ahead = [of_all_tasks(ours["looks"][-1]) - of_all_tasks(theirs)
+                     for ours, theirs in zip(first, looks, strict=True)]  # fmt: skip
+            points, margin = mean_and_margin([100 * share for share in ahead])
             said[-1] += (
-                f", after {after:.0f} s (first variant: {seconds:.0f} s) {', '.join(shares)}"
+                f", after {after:.0f} s (first variant: {seconds:.0f} s) {', '.join(shares)}: the "
+                f"first variant is {points:+.1f} ± {margin:.1f} points ahead, the mean of the tasks"
             )
     return "; ".join(said)
+
+
+def of_all_tasks(look: dict[str, Any]) -> float:
+    return mean(look["right"].values())
 
 
 def first_look_after(seconds: float, looks: list[dict[str, Any]]) -> dict[str, Any]:

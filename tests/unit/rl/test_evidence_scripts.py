@@ -27,7 +27,7 @@ def test_optimizers_are_compared_and_clipped(tmp_path, monkeypatch):
     monkeypatch.setattr(training_runs, "RUNS", tmp_path / "runs")
     monkeypatch.setattr(lessons, "HELD_OUT_TOKENS", 512)
     optimizers.compare(steps=10, seeds=2, tokens=256, out=tmp_path)
-    rows = answer(tmp_path, "optimizers")["rows"]
+    rows = answer(tmp_path, "optimizers_text")["rows"]
     for name in optimizers.OPTIMIZERS:
         seeds = [row["seed"] for row in rows if row["optimizer"] == name]
         assert seeds == [0] * len(optimizers.RATES) + [1]
