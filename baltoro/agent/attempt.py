@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from baltoro.agent.context import Window
 from baltoro.agent.events import Run
 from baltoro.agent.loop import Agent, Limits, Observer
@@ -25,7 +27,7 @@ SEED_STEP = 1_000_003  # between the seeds of two stretches of one attempt
 
 
 class VerifierError(BaltoroError):
-    """A verifier crashed. Its fault is never a wrong answer of the model's."""
+    """A verifier crashed or gave no verdict. Its fault is never a wrong answer of the model's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,13 +88,20 @@ def judge(task: Task, problem: Problem, world: World, run: Run) -> bool:
     if run.answer is None:
         return False
     try:
-        return world.verify(run.answer)
+        verdict = world.verify(run.answer)
     except Exception as error:
         raise VerifierError(
             f"the verifier of task '{task.name}' crashed with {error!r} on the answer "
             f"{run.answer!r} to the question {problem.question!r}. Mend the verifier: its crash "
             "must not count as a wrong answer."
         ) from error
+    if not isinstance(verdict, bool | np.bool_):
+        raise VerifierError(
+            f"the verifier of task '{task.name}' returned {verdict!r} for the answer "
+            f"{run.answer!r} to the question {problem.question!r}, but must return True or False. "
+            "Mend the verifier: turn what it found into a bool."
+        )
+    return bool(verdict)
 
 
 class TableWorld:

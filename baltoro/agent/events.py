@@ -80,6 +80,7 @@ class Shortened:
     by: list[Message]
     tokens_before: int  # estimated
     tokens_after: int
+    usage: Usage | None = None  # of the notes that the model wrote for it
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from baltoro.chat.chat_model import (
     ChatRequest,
     Completion,
     ContentDelta,
+    ContextLengthError,
     EndpointError,
     Event,
     ReasoningDelta,
@@ -87,8 +88,9 @@ async def run_heavy(
     """Let `n` agents work on the same messages, then let the model reflect on what they say.
 
     `limits` hold for all together, `max_steps` for each. A trajectory whose endpoint fails for
-    good is left out; the error is raised only when none is left. When the agents are paused there
-    is no reflection.
+    good is left out; the error is raised only when none is left. Where the reflection fails, or
+    nothing is left for it, the most frequent answer counts. When the agents are paused there is no
+    reflection.
     """
     for observer in observe(None):
         observer(Heavy(n, list(messages)))
@@ -106,21 +108,25 @@ async def resume_heavy(
     """Go on with what was interrupted: runs that ended stay as they are, the others go on."""
     agents = [make_agent(observe(str(i + 1))) for i in range(state.n)]
     judge = judging(make_agent(observe(REFLECTION)))
-    budget = Budget(limits or agents[0].limits, agents[0].price)
+    ended = {name: run for name, run in state.runs.items() if isinstance(run, Run)}
+    # The reflection has its share of the budget as well.
+    budget = Budget(limits or agents[0].limits, agents[0].price, state.n + 1 - len(ended))
     budget.count(state.usage)
     budget.earlier_seconds = state.seconds
     final = state.runs.get(REFLECTION)
     if final is None:
         runs = await trajectories(agents, state.messages, budget, state.runs)
     else:  # what it reflects on is settled
-        ended = (state.runs.get(str(i + 1)) for i in range(state.n))
-        runs = [run for run in ended if isinstance(run, Run)]
+        runs = [ended[name] for i in range(state.n) if (name := str(i + 1)) in ended]
     attempts = attempts_of(runs)
     paused = any(run.stop_reason == "paused" for run in runs)
-    if isinstance(final, Interrupted):
-        final = await judge.resume(final, budget=budget)
-    elif final is None and len(attempts) > 1 and budget.limit is None and not paused:
-        final = await judge.run(reflecting(state.messages, attempts), budget=budget)
+    try:
+        if isinstance(final, Interrupted):
+            final = await judge.resume(final, budget=budget)
+        elif final is None and len(attempts) > 1 and budget.limit is None and not paused:
+            final = await judge.run(reflecting(state.messages, attempts), budget=budget)
+    except (EndpointError, ContextLengthError):
+        final = None  # the answers that are there are worth more than an error
     paused = paused or (final is not None and final.stop_reason == "paused")
     answer = (final and final.answer) or most_common([run.answer for run in runs])
     stopped = runs[0].stop_reason if runs else "no_answer"
@@ -212,7 +218,7 @@ class HeavyChatModel:
     """Answers each request in heavy mode: what a server offers beside a model as NAME-heavy.
 
     Each attempt is told as a `Trajectory` when it is complete; what streams then is the
-    reflection, and usage counts everything.
+    reflection, or the most frequent answer where that fails. Usage counts everything.
     """
 
     def __init__(self, model: ChatModel, n: int = 8):
@@ -226,7 +232,7 @@ class HeavyChatModel:
     async def stream(self, request: ChatRequest) -> AsyncGenerator[Event, None]:
         """Raises `BaltoroError` for a request that `check` refuses."""
         self.check(request)
-        told: list[Trajectory] = []
+        told, begun = list[Trajectory](), False
         async with aclosing(self.attempts(request)) as attempts:
             async for trajectory in attempts:
                 told.append(trajectory)
@@ -240,12 +246,27 @@ class HeavyChatModel:
                 messages=reflecting(request.messages, texts),
                 sampling=calm(request.sampling),
             )
-        async with aclosing(as_generator(self.model.stream(request))) as events:
-            async for event in events:
-                if isinstance(event, Completion):
-                    usage = reduce(added, used, event.usage)
-                    event = replace(event, usage=usage, trace=None, trajectories=told)
-                yield event
+        try:
+            async with aclosing(as_generator(self.model.stream(request))) as events:
+                async for event in events:
+                    begun = True
+                    if isinstance(event, Completion):
+                        usage = reduce(added, used, event.usage)
+                        event = replace(event, usage=usage, trace=None, trajectories=told)
+                    yield event
+        except (EndpointError, ContextLengthError):
+            voted = most_common([trajectory.completion.content for trajectory in told])
+            if begun or voted is None:
+                raise
+            yield ContentDelta(voted)
+            yield Completion(
+                reasoning_content=None,
+                content=voted,
+                tool_calls=[],
+                finish_reason="stop",
+                usage=reduce(added, used),
+                trajectories=told,
+            )
 
     def check(self, request: ChatRequest) -> None:
         """Raises `BaltoroError` for what whole trajectories can't do."""

@@ -14,9 +14,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import math
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, TypeVar
 
 from baltoro.agent.context import Prompt, Window, estimate
@@ -149,8 +151,11 @@ class Agent:
             task.cancel()
 
     async def _finish(self, conversation: Conversation, stop_reason: str | None) -> Run:
-        while stop_reason is None:
-            stop_reason = await conversation.step()
+        try:
+            while stop_reason is None:
+                stop_reason = await conversation.step()
+        finally:
+            conversation.budget.runs -= 1
         run = conversation.progress.finish(stop_reason)
         self.tell(Finished(run))
         return run
@@ -188,6 +193,9 @@ class Conversation:
         self.progress = Progress(agent.limits, messages, budget)
         self.prompt = Prompt()
         self.shortened = False  # since the last request
+        self.scarce = False  # whether the budget left the last reply fewer tokens than it may have
+        self.noted: Usage | None = None  # of the notes for the last shortening
+        self.guessed = self.counted = 0  # tokens of the last prompt that an endpoint counted
         self.invariants = Invariants(next_call_index(messages) - 1)
         self.repeats = Repeats(agent.tools.repeatable)
         self.slots = asyncio.Semaphore(agent.limits.max_parallel)
@@ -241,7 +249,7 @@ class Conversation:
         progress = self.progress
         if reply.finish_reason == "length":
             progress.append(replace(reply, tool_calls=[]))  # a call that is cut short is none
-            return "token_limit" if self.budget.tokens_left == 0 else "reply_cut"
+            return "token_limit" if self.scarce else "reply_cut"
         if not reply.content and not reply.tool_calls:
             # Thinking alone answers nobody: the reply is dropped and the model asked again.
             progress.empty += 1
@@ -271,31 +279,53 @@ class Conversation:
         return progress.limit
 
     async def reply(self) -> Completion:
-        """The model's next reply, asked for until it is had."""
+        """The model's next reply. A prompt that is refused as too long is shortened once."""
         started = time.monotonic()
         request = self.request()
+        try:
+            reply = await self.patiently(request, self.streamed)
+        except ContextLengthError:
+            if self.agent.window.strategy is None:
+                raise
+            await self.shorten()
+            request = self.request()
+            reply = await self.patiently(request, self.streamed)
+        reply = self.checked(reply)
+        self.progress.steps += 1
+        self.progress.latest = reply.usage
+        cost = self.progress.count(reply.usage)
+        seconds = time.monotonic() - started
+        self.tell(Replied(self.progress.steps, reply, seconds, request.sampling, cost))
+        return reply
+
+    async def patiently(
+        self, request: ChatRequest, ask: Callable[[ChatRequest], Coroutine[Any, Any, Completion]]
+    ) -> Completion:
+        """What `ask` gives, asked again while the endpoint fails for a time. Raises
+        `ContextLengthError` where it refuses the prompt as too long, else `EndpointError`."""
+        progress = self.progress
+        tokens = request.sampling.max_tokens
+        self.scarce = tokens < self.agent.sampling.max_tokens
         attempt = 0
         while True:
             try:
-                reply = await self.agent.pausable(self.streamed(request))
+                with self.budget.promise(tokens):
+                    reply = await self.agent.pausable(ask(request))
                 break
             except EndpointError as error:
-                if error.unreachable and not self.progress.steps:
+                if error.unreachable and not progress.steps:
                     raise  # an address where nothing has ever answered is likely a wrong one
                 attempt += 1
                 wait = self.agent.retries.wait(attempt, error)
-                if wait is not None:
-                    self.tell(Retried(self.progress.steps + 1, attempt, str(error), wait))
-                    await self.agent.pausable(asyncio.sleep(wait))
-                elif attempt == 1 and is_too_long(error) and self.agent.window.strategy:
-                    await self.shorten()
-                    request = self.request()
-                else:
+                if is_too_long(error):
+                    raise ContextLengthError(str(error)) from error
+                if wait is None:
                     raise
-        reply = self.checked(reply)
-        cost = self.progress.count(reply)
-        seconds = time.monotonic() - started
-        self.tell(Replied(self.progress.steps, reply, seconds, request.sampling, cost))
+                self.tell(Retried(progress.steps + 1, attempt, str(error), wait))
+                await self.agent.pausable(asyncio.sleep(wait))
+        if reply.usage.prompt:
+            self.guessed = estimate(request.messages) + self.tools_tokens
+            self.counted = reply.usage.prompt
         return reply
 
     def request(self) -> ChatRequest:
@@ -340,7 +370,7 @@ class Conversation:
         self, calls: Sequence[ToolCall], state: Interrupted | None = None
     ) -> str | None:
         """Run the calls of a turn at the same time and append their results in order."""
-        results = await asyncio.gather(*(self.call(call, state) for call in calls))
+        results = await together([self.call(call, state) for call in calls])
         self.repeats.add(calls, results)
         self.progress.messages += results
         return "paused" if self.agent.pausing else self.progress.limit
@@ -396,34 +426,37 @@ class Conversation:
         """Apply the strategy; returns about how many tokens the prompt has then."""
         window, progress = self.agent.window, self.progress
         assert window.strategy is not None
-        before = self.prompt_tokens()
+        before, self.noted = self.prompt_tokens(), None
         by = await window.strategy.shorten(self.prompt.of(progress.messages), window.fits, self.ask)
         self.prompt = Prompt(len(progress.messages), by)
         self.shortened = True
         progress.latest = None  # it counted the longer prompt
-        after = self.prompt_tokens()
-        name = window.strategy.name
-        self.tell(Shortened(progress.steps, name, self.prompt.replaced, by, before, after))
+        after, name = self.prompt_tokens(), window.strategy.name
+        replaced = self.prompt.replaced
+        self.tell(Shortened(progress.steps, name, replaced, by, before, after, self.noted))
         return after
 
     async def ask(self, messages: list[Message]) -> str:
         """The model's answer about the conversation, which is no part of it."""
-        sampling = self.progress.sampling(self.agent.sampling)
         request = ChatRequest(
             messages=messages,
             tools=self.agent.tools.schemas,
             tool_choice=NO_TOOLS if self.agent.tools.schemas else ToolChoice(),
-            sampling=sampling,
+            sampling=self.progress.sampling(self.agent.sampling),
         )
-        reply = await self.agent.pausable(complete(self.agent.model, request))
-        self.budget.count(reply.usage)
+        reply = await self.patiently(request, partial(complete, self.agent.model))
+        self.progress.count(reply.usage)
+        self.noted = reply.usage
         return reply.content or reply.reasoning_content or "(no notes)"
 
     def prompt_tokens(self) -> int:
         """About how many tokens the next prompt has: as reported, and what came since."""
         latest, messages = self.progress.latest, self.prompt.of(self.progress.messages)
         if latest is None or not latest.prompt:
-            return estimate(messages) + self.tools_tokens
+            guess = estimate(messages) + self.tools_tokens
+            if guess > self.guessed:
+                return self.counted + guess - self.guessed
+            return math.ceil(guess * self.counted / self.guessed)
         since = itertools.takewhile(lambda m: m["role"] != "assistant", reversed(messages))
         return latest.prompt + latest.completion + estimate(list(since))
 
@@ -435,6 +468,17 @@ class Conversation:
 
     def tell(self, event: Event) -> None:
         self.agent.tell(event)
+
+
+async def together(works: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """The results of all; if one raises, the others are ended first."""
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def calls_of(message: Message) -> list[ToolCall]:

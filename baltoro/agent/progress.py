@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from baltoro.agent.events import Run
@@ -30,11 +31,18 @@ class Limits:
 
 
 class Budget:
-    """Tokens, money and time that one run or several together may use."""
+    """Tokens, money and time that one run or several together may use.
 
-    def __init__(self, limits: Limits, price: Price | None = None):
+    Replies that are under way at the same time are each promised a share of the tokens, so that
+    together they stay within them. What a reply costs is known, and counted, when it is complete.
+    """
+
+    def __init__(self, limits: Limits, price: Price | None = None, runs: int = 1):
         self.limits = limits
         self.price = price
+        self.runs = runs  # that share it and have not ended
+        self.under_way = 0  # replies
+        self.promised = 0  # tokens, to those
         self.usage = NOTHING
         self.cost = Cost()
         self.earlier_seconds = 0.0  # before an interruption
@@ -54,6 +62,25 @@ class Budget:
     def tokens_left(self) -> int | None:
         limit = self.limits.max_tokens
         return None if limit is None else max(0, limit - self.usage.completion)
+
+    @property
+    def share(self) -> int | None:
+        """Tokens of the next reply at most: every run that waits can have as many."""
+        left = self.tokens_left
+        if left is None:
+            return None
+        return max(1, (left - self.promised) // max(1, self.runs - self.under_way))
+
+    @contextmanager
+    def promise(self, tokens: int) -> Iterator[None]:
+        """While a reply of so many tokens at most is under way."""
+        self.under_way += 1
+        self.promised += tokens
+        try:
+            yield
+        finally:
+            self.under_way -= 1
+            self.promised -= tokens
 
     @property
     def limit(self) -> str | None:
@@ -97,25 +124,26 @@ class Progress:
 
     def sampling(self, base: Sampling) -> Sampling:
         """`base` for the next reply. With a seed each step has its own, so a retry differs."""
-        left = self.budget.tokens_left
+        share = self.budget.share
         seed = None if base.seed is None else base.seed + self.steps
         temperature = base.temperature
         if self.resampled:
             # A reply that was dropped must not come back.
             seed = (0 if seed is None else seed) + 7919 * self.resampled
             temperature = max(1.0, temperature)
+        elif self.empty and not temperature:
+            temperature = 1.0  # drawn greedily it would be as empty again
         return replace(
             base,
             seed=seed,
             temperature=temperature,
-            max_tokens=base.max_tokens if left is None else min(base.max_tokens, left),
+            max_tokens=base.max_tokens if share is None else min(base.max_tokens, share),
         )
 
-    def count(self, reply: Completion) -> Cost | None:
-        self.steps += 1
-        self.latest = reply.usage
-        self.usage = added(self.usage, reply.usage)
-        cost = self.budget.count(reply.usage)
+    def count(self, usage: Usage) -> Cost | None:
+        """Note what a reply used; returns what it cost where that is known."""
+        self.usage = added(self.usage, usage)
+        cost = self.budget.count(usage)
         self.cost += cost or Cost()
         return cost
 

@@ -168,9 +168,13 @@ class Recorded:
 
     @property
     def usage(self) -> Usage:
+        """Of its replies, and of the notes with which its prompt was shortened."""
         total = NOTHING
         for step in self.steps:
             total = added(total, step.usage)
+        for line in self.shortened:
+            if used := line.get("usage"):
+                total = added(total, Usage(**used))
         return total
 
     @property
@@ -223,8 +227,8 @@ def completion(step: Step) -> Completion:
 def read_trace(path: str | Path) -> list[Recorded]:
     """The runs of a trace in the order in which they started.
 
-    A last line that was cut short is left out. Raises `BaltoroError` for anything else that is no
-    trace.
+    A line that was cut short when its process ended is left out. Raises `BaltoroError` for anything
+    else that is no trace.
     """
     runs: list[Recorded] = []
     for work in read_works(path):
@@ -257,26 +261,58 @@ def read_works(path: str | Path) -> list[Recorded | RecordedHeavy]:
 
 
 def _lines(path: str | Path) -> Iterator[tuple[int, Line]]:
+    """Number and content of each line.
+
+    A process that is killed leaves the beginning of a line, cut anywhere; the next one starts or
+    resumes below it. What can not be read anywhere else is damage.
+    """
     try:
-        text = Path(path).read_bytes().decode("utf-8", errors="surrogatepass")
+        data = Path(path).read_bytes()
     except OSError as error:
         raise BaltoroError(f"cannot read the trace {path}: {error.strerror}.") from None
-    except UnicodeDecodeError as error:
-        raise BaltoroError(f"cannot read the trace {path}: {error}.") from None
-    for number, raw in enumerate(text.split("\n"), 1):
-        if not raw.strip():
-            continue
-        try:
-            line = json.loads(raw)
-            _ = line["event"], line["time"]
-        except (ValueError, KeyError, TypeError):
-            # A process that was killed leaves half a line; a resumed run goes on below it.
-            if raw.startswith('{"event"'):
-                continue
-            raise BaltoroError(f"{path}, line {number} is no line of a trace.") from None
-        yield number, line
+    cut: int | None = None  # the first line that can not be read, of those right above
+    any_read = False
+    for number, raw in enumerate(data.split(b"\n"), 1):
+        line = _line(raw)
+        if line is not None:
+            if cut and line["event"] not in _BEGINNINGS:
+                raise _no_line(path, cut)
+            cut, any_read = None, True
+            yield number, line
+        elif raw.strip():
+            if not any_read and not _HEAD.startswith(raw[: len(_HEAD)]):
+                raise _no_line(path, number)  # another kind of file
+            cut = cut or number
 
 
-def main_run(runs: Sequence[Recorded]) -> Recorded:
-    """The run that a person means: the last one, which in heavy mode is the aggregation."""
-    return runs[-1]
+_HEAD = b'{"event"'
+_BEGINNINGS = frozenset({"heavy", "started", "resumed"})  # what a new process can write first
+
+
+def _line(raw: bytes) -> Line | None:
+    try:
+        # Half of a surrogate pair, which JSON can hold, is no UTF-8.
+        line = json.loads(raw.decode("utf-8", errors="surrogatepass"))
+        _ = line["event"], line["time"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return line
+
+
+def _no_line(path: str | Path, number: int) -> BaltoroError:
+    return BaltoroError(
+        f"{path}, line {number} is no line of a trace, and the one below it neither starts nor "
+        "resumes a run. Take another copy of the file, or remove the damaged lines from it."
+    )
+
+
+def by_label(runs: Sequence[Recorded]) -> dict[str, Recorded]:
+    """The runs of a trace, each with what to call it: its name, otherwise its place. A run without
+    a name that is alone needs none."""
+    if len(runs) == 1 and runs[0].name is None:
+        return {"": runs[0]}
+    labels: dict[str, Recorded] = {}
+    for place, run in enumerate(runs, 1):
+        label = f"run {run.name or place}"
+        labels[f"{label}, number {place} of the file" if label in labels else label] = run
+    return labels

@@ -107,7 +107,7 @@ def as_json(event: Kept) -> dict[str, Any]:
             line = dataclasses.asdict(dataclasses.replace(run, messages=[]))
             del line["messages"]
             return line
-    return {each.name: getattr(event, each.name) for each in dataclasses.fields(event)}
+    return dataclasses.asdict(event)
 
 
 def changed(sampling: Sampling) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from baltoro.chat.chat_model import (
 from baltoro.chat.dialects import GENERIC, Dialect, Json
 from baltoro.chat.messages import ToolCall
 from baltoro.chat.template import next_call_index
-from baltoro.chat.thinking_budget import within_budget
+from baltoro.chat.thinking_budget import CHARS_PER_TOKEN, within_budget
 
 TRY_AGAIN = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})  # statuses that may pass
 
@@ -95,16 +95,17 @@ class HttpChatModel:
                 "Send the request again; if it happens again, look into the server's log.",
                 passing=True,
             )
-        yield reply.completion()
+        yield reply.completion(request)
 
     async def _chunks(self, body: Json) -> AsyncGenerator[Json, None]:
         """The JSON of each server-sent event, up to `[DONE]` or the end of the stream."""
         # A client per request: connections of a pool belong to the event loop that opened them.
         timeout = httpx.Timeout(self.timeout_seconds, connect=10.0)
         url = f"{self.base_url}/chat/completions"
+        headers = {"Content-Type": "application/json", **self._headers}
         async with (
-            httpx.AsyncClient(timeout=timeout, headers=self._headers, verify=_tls()) as client,
-            client.stream("POST", url, json=body) as response,
+            httpx.AsyncClient(timeout=timeout, headers=headers, verify=_tls()) as client,
+            client.stream("POST", url, content=_encoded(body)) as response,
         ):
             if response.status_code != 200:
                 await response.aread()
@@ -136,6 +137,13 @@ class HttpChatModel:
         else:
             said = f"the connection to {where} broke: {error or type(error).__name__}."
         return EndpointError(said, passing=True, unreachable=unreachable)
+
+
+def _encoded(body: Json) -> bytes:
+    """A request as JSON. Halves of surrogate pairs are joined where a stream has cut a pair; one
+    that is alone is no UTF-8, and many servers refuse its escape, so that it becomes U+FFFD."""
+    text = json.dumps(body, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").encode()
 
 
 @cache
@@ -235,25 +243,30 @@ class _Reply:
             self.latest_at[theirs] = index
         return index
 
-    def completion(self) -> Completion:
+    def completion(self, request: ChatRequest) -> Completion:
         calls = [ToolCall(call.id, call.name, call.arguments) for call in self.calls if call.name]
         return Completion(
             reasoning_content="".join(self.reasoning) if self.has_reasoning else None,
             content="".join(self.content) or None,
             tool_calls=calls,
             finish_reason=self.finish_reason or ("tool_calls" if calls else "stop"),
-            usage=self._usage(),
+            usage=self._usage(request),
             trace=self._trace(),
         )
 
-    def _usage(self) -> Usage:
-        """An endpoint that leaves a count out has it as 0."""
+    def _usage(self, request: ChatRequest) -> Usage:
+        """As the endpoint counts. What it leaves out is estimated from the texts, so that budgets
+        hold there too."""
         prompt = self.usage.get("prompt_tokens_details") or {}
         completion = self.usage.get("completion_tokens_details") or {}
+        thought = _chars(self.reasoning)
+        said = thought + _chars([self.content, [[c.name, c.arguments] for c in self.calls]])
+        total = self.usage.get("completion_tokens") or _tokens(said)
         return Usage(
-            prompt=self.usage.get("prompt_tokens") or 0,
-            completion=self.usage.get("completion_tokens") or 0,
-            reasoning=completion.get("reasoning_tokens") or 0,
+            prompt=self.usage.get("prompt_tokens")
+            or _tokens(_chars([request.messages, request.tools])),
+            completion=total,
+            reasoning=completion.get("reasoning_tokens") or round(total * thought / max(1, said)),
             cached=self.usage.get("cached_tokens") or prompt.get("cached_tokens") or 0,
         )
 
@@ -269,6 +282,19 @@ class _Reply:
             ],
             weights_version=self.weights_version,
         )
+
+
+def _chars(value: Any) -> int:
+    """Characters of all texts in a message, a declaration of a tool, or several."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, dict):
+        return sum(_chars(each) for pair in value.items() for each in pair)
+    return sum(map(_chars, value)) if isinstance(value, list) else 0
+
+
+def _tokens(chars: int) -> int:
+    return -(-chars // CHARS_PER_TOKEN)
 
 
 async def sse_data(data: AsyncIterator[bytes]) -> AsyncIterator[str]:

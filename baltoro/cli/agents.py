@@ -197,7 +197,9 @@ def agent(
         work = make_work(chat_model, model, replies, tools, limits, run)
         ended = work.resume() if run.resume else work.run(messages, run.heavy)
     if run.as_json:
-        print(json.dumps(dataclasses.asdict(ended), ensure_ascii=False))
+        text = json.dumps(dataclasses.asdict(ended), ensure_ascii=False)
+        # Half of a surrogate pair, which is no UTF-8, gets its escape in JSON.
+        print(text.encode("utf-8", errors="backslashreplace").decode())
     if ended.stop_reason != "answered":
         raise typer.Exit(1)
 
@@ -259,7 +261,7 @@ def show(
 
     runs = read_trace(file)
     if html is not None:
-        html.write_text(page(runs, file.name), encoding="utf-8")
+        html.write_text(page(runs, file.name), encoding="utf-8", errors="replace")
         print(f"{html} is written.")
     else:
         print_runs(runs)
@@ -278,45 +280,36 @@ def replay(
     ] = False,
 ) -> None:
     """Ask a model again for each reply of a trace. The exit code is 1 where one differs."""
-    from baltoro.agent.recorded import main_run, read_trace
-    from baltoro.agent.replay import replay as replies
+    from baltoro.agent.recorded import by_label, read_trace
+    from baltoro.cli.show import replay_runs
 
-    recorded = main_run(read_trace(file))
-
-    async def compare(chat_model: ChatModel) -> tuple[int, int]:
-        same = different = 0
-        async with contextlib.aclosing(
-            replies(recorded, chat_model, temperature=temperature)
-        ) as compared:
-            async for each in compared:
-                same, different = same + each.same, different + (not each.same)
-                if not each.same:
-                    print(each.difference)
-                    if not keep_going:
-                        break
-        return same, different
-
+    runs = by_label(read_trace(file))
     with model.opened() as chat_model:
-        same, different = asyncio.run(compare(chat_model))
-    print(f"{same} replies do the same, {different} differ, of {len(recorded.steps)} recorded.")
+        same, different = asyncio.run(
+            replay_runs(runs, chat_model, temperature=temperature, keep_going=keep_going)
+        )
+    recorded = sum(len(run.steps) for run in runs.values())
+    print(f"{same} replies do the same, {different} differ, of {recorded} recorded.")
     if different:
         raise typer.Exit(1)
 
 
 @trace_app.command("diff")
 def trace_diff(one: TraceFile, other: TraceFile) -> None:
-    """Show the first reply in which two traces differ. The exit code is 1 if there is one."""
-    from baltoro.agent.recorded import main_run, read_trace
-    from baltoro.agent.replay import diff
-    from baltoro.cli.show import print_drift
+    """Show for each run the first reply in which two traces differ. The exit code is 1 if there is
+    one."""
+    from baltoro.agent.recorded import by_label, read_trace
+    from baltoro.cli.show import print_difference
 
-    runs = [main_run(read_trace(path)) for path in (one, other)]
-    for path, run in zip((one, other), runs, strict=True):
-        print_drift(run, str(path))
-    if difference := diff(*runs):
-        print(difference.difference)
+    mine, theirs = (by_label(read_trace(path)) for path in (one, other))
+    labels = list(mine | theirs)
+    differ = [
+        print_difference(label, (one, mine.get(label)), (other, theirs.get(label)))
+        for label in labels
+    ]
+    if any(differ):
         raise typer.Exit(1)
-    print("Both runs do the same.")
+    print("Both runs do the same." if len(labels) == 1 else f"All {len(labels)} do the same.")
 
 
 def examine_endpoint(url: str, model: str | None, api_key: str) -> None:
@@ -325,16 +318,18 @@ def examine_endpoint(url: str, model: str | None, api_key: str) -> None:
 
     from baltoro.agent.doctor import Promise, examine
     from baltoro.chat.endpoint import open_endpoint
+    from baltoro.cli.show import plain
 
     console = Console(highlight=False)
     endpoint = open_endpoint(url, model, api_key)
     context = f"{endpoint.max_context:,} tokens" if endpoint.max_context else "not told"
-    console.print(f"{endpoint.name} at {url}: dialect {endpoint.dialect.name}, context {context}")
+    name, dialect = endpoint.name, endpoint.dialect.name
+    console.print(plain(f"{name} at {url}: dialect {dialect}, context {context}"))
     marks = {True: "[green]kept[/]", False: "[red]broken[/]", None: "[yellow]unknown[/]"}
 
     def show_promise(promise: Promise) -> None:
         console.print(f"{marks[promise.kept]:<20} {promise.name}: ", end="")
-        console.print(promise.found, markup=False, soft_wrap=True)
+        console.print(plain(promise.found), soft_wrap=True)
 
     async def ask_all() -> None:
         async for promise in examine(endpoint):

@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -86,14 +87,14 @@ class Work:
     async def _single(self, messages: Sequence[Message]) -> Run:
         with self._observers() as observers:
             async with self._kit() as tools:
-                agent = self._agent(tools, observers)
+                agent = self._agent(tools, observers, Person())
                 return await pausing([agent], agent.run(messages))
 
     async def _resume(self, recorded: Recorded) -> Run:
         state = recorded.interrupted()
         with self._observers() as observers:
             async with self._kit() as tools:
-                agent = self._agent(tools, observers)
+                agent = self._agent(tools, observers, Person())
                 self._go_on_with(agent, recorded)
                 return await pausing([agent], agent.resume(state))
 
@@ -117,7 +118,7 @@ class Work:
     ) -> HeavyRun:
         """`n` trajectories and a reflection; `before`: those of them that began already."""
         agents: list[Agent] = []
-        lanes = Lanes()
+        lanes, person = Lanes(), Person()
         begun = {run.name: run for run in before}
         async with contextlib.AsyncExitStack() as stack:
             trace = stack.enter_context(Trace(self.trace)) if self.trace else None
@@ -126,9 +127,10 @@ class Work:
 
             def make(observers: Sequence[Observer]) -> Agent:
                 tools = kits[len(agents)] if len(agents) < n else []
-                agent = self._agent(tools, observers)
+                name = str(len(agents) + 1)
+                agent = self._agent(tools, observers, person, name)
                 agents.append(agent)
-                if recorded := begun.get(str(len(agents))):
+                if recorded := begun.get(name):
                     self._go_on_with(agent, recorded)
                 return agent
 
@@ -138,12 +140,19 @@ class Work:
 
             result = await pausing(agents, work(make, observe))
         if not self.quiet:
-            print("Paused." if result.stop_reason == "paused" else result.answer or "(no answer)")
+            paused = result.stop_reason == "paused"
+            print("Paused." if paused else safe(result.answer or "(no answer)"))
             if result.cost:
                 print(cost_line(result.cost), file=sys.stderr)
         return result
 
-    def _agent(self, tools: Sequence[Tool], observers: Sequence[Observer]) -> Agent:
+    def _agent(
+        self,
+        tools: Sequence[Tool],
+        observers: Sequence[Observer],
+        person: Person,
+        name: str | None = None,
+    ) -> Agent:
         return Agent(
             self.model,
             tools,
@@ -152,7 +161,7 @@ class Work:
             observers=observers,
             window=self.window,
             price=self.price,
-            approve=ask_person if self.approve else None,
+            approve=partial(person.allows, trajectory=name) if self.approve else None,
         )
 
     @contextlib.contextmanager
@@ -205,11 +214,21 @@ async def pausing(agents: Sequence[Agent], work: Coroutine[Any, Any, T]) -> T:
             loop.remove_signal_handler(signal.SIGINT)
 
 
-async def ask_person(call: ToolCall) -> bool:
-    """Whether the person at the terminal allows a call; the end of the input does not."""
-    print(f"\n{call.name}: {safe(readable_arguments(call))}", file=sys.stderr)
-    print("Run this? [y/N] ", end="", file=sys.stderr, flush=True)
-    return (await typed_line()).strip().lower() in ("y", "yes")
+class Person:
+    """Who sits at the terminal, and is asked by all trajectories."""
+
+    def __init__(self) -> None:
+        # A question is shown when the one before has its answer, so that an answer is to what the
+        # person has read.
+        self.listening = asyncio.Lock()
+
+    async def allows(self, call: ToolCall, trajectory: str | None = None) -> bool:
+        """Whether a call may be made; the end of the input does not allow it."""
+        whose = f"[{trajectory}] " if trajectory else ""
+        async with self.listening:
+            text = safe(f"{whose}{call.name}: {readable_arguments(call)}")
+            print(f"\n{text}\nRun this? [y/N] ", end="", file=sys.stderr, flush=True)
+            return (await typed_line()).strip().lower() in ("y", "yes")
 
 
 async def typed_line() -> str:

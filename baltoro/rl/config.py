@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from baltoro.config import BaltoroError, check_least
 from baltoro.rl.loss import GRPO, MirrorDescent, Objective, Rejection
+from baltoro.train.schedule import check_positive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +46,9 @@ class RlConfig:
     eval_problems: int = 32  # unseen ones of each task, each time the run looks at them
 
     def __post_init__(self) -> None:
-        check_least(self, 1, "groups concurrency updates max_context")
-        check_least(self, 0, "temperature final_temperature eval_temperature eval_problems")
+        check_least(self, 1, "groups concurrency updates max_context eval_problems")
+        check_least(self, 0, "eval_temperature")
+        check_positive(self, "temperature final_temperature tau")
         if self.group_size < 2:
             raise BaltoroError(
                 f"group_size is {self.group_size}; an attempt is judged beside others of its "

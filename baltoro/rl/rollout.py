@@ -65,7 +65,7 @@ class Rollouts:
 
         async def one(name: str, talk: Conversation, key: str) -> Trajectory:
             async with slots:
-                return await self._attempt(name, talk, temperature, seed_of(key))
+                return await self._attempt(name, talk, temperature, seed_of(key), split)
 
         try:
             async with asyncio.TaskGroup() as running:  # one that fails ends the others
@@ -80,7 +80,7 @@ class Rollouts:
         return [[sample.result() for sample in group] for group in groups]
 
     async def _attempt(
-        self, name: str, talk: Conversation, temperature: float, seed: int
+        self, name: str, talk: Conversation, temperature: float, seed: int, split: Split
     ) -> Trajectory:
         settings, traces = self.tasks[name], list[TokenTrace]()
 
@@ -100,7 +100,9 @@ class Rollouts:
             python=self.python,
             observers=[keep],
         )
-        return trajectory(settings, talk, join(traces, temperature), traces, made)
+        # A look at unseen problems is not learned from, so it needs no log-probs as sampled.
+        segments = join(traces, temperature) if split == "train" else []
+        return trajectory(settings, talk, segments, traces, made)
 
 
 def trajectory(

@@ -71,7 +71,13 @@ def read_tasks(config: RlConfig, where: str) -> dict[str, TaskSettings]:
     tasks = [from_mapping(TaskSettings, values, where) for values in config.tasks]
     if not tasks:
         raise BaltoroError(f"{where}: there is no task. Name at least one to learn.")
-    return {task.task: task for task in tasks}
+    names = [task.task for task in tasks]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise BaltoroError(
+            f"{where}: the task '{twice}' is there twice. Name it once; its weight says how often "
+            "it is drawn."
+        )
+    return dict(zip(names, tasks, strict=True))
 
 
 def make_policy(config: RlConfig, model: Transformer, tokenizer: Tokenizer, threads: int) -> Policy:
@@ -175,7 +181,7 @@ class RlTrainer:
             gap = Gap()
             loss = sum(self.backward(b, advantages, temperature, gap) for b in batches)
             ptx = self.learn_demonstrations() if self.config.ptx_weight else 0.0
-            done = self.updater.finish(self.step, loss + ptx, self.results.latest)
+            done = self.updater.finish(self.step, loss + ptx, self.results.newest())
             if update == 0:  # later ones are not on what was sampled any more
                 row = done | gap.row() | {"ptx_loss": ptx}
         return row
@@ -253,7 +259,7 @@ class RlTrainer:
 
     def save_latest(self) -> None:
         state = self.updater.state_dict() | {"pass_rates": self.curriculum.pass_rates}
-        self.results.save(self.step, state)
+        self.results.save(self.step, state, self.model.config)
 
     def load_latest(self) -> None:
         state = self.results.load()

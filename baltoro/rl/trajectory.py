@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from baltoro.chat.chat_model import TokenTrace
+from baltoro.config import BaltoroError
 
 # Shape legend: T tokens of a segment, L layers with experts, k num_experts_per_tok
 
@@ -41,8 +42,7 @@ class Segment:
         """
         new = trace.prompt_ids[len(self.ids) :]
         self._append(new, [False] * len(new), [0.0] * len(new), [0.0] * len(new))
-        # Endpoints that report one kind of log-prob sample at temperature 1, where both are one.
-        sampled = trace.sampled_logprobs or trace.logprobs
+        sampled = sampled_logprobs_of(trace, temperature)
         chosen = [
             abs(drawn - raw) <= NARROWED or (temperature != 1.0 and drawn != 0.0)
             for drawn, raw in zip(sampled, trace.logprobs, strict=True)
@@ -89,6 +89,21 @@ class Trajectory:
     answer: str | None
     weights_version: str = ""
     messages: list[dict] = field(default_factory=list)
+
+
+def sampled_logprobs_of(trace: TokenTrace, temperature: float) -> list[float]:
+    """Log-probs of the generated tokens under the distribution that they were drawn from."""
+    sampled, tokens = trace.sampled_logprobs, len(trace.generated_ids)
+    if not sampled and temperature == 1.0:
+        return trace.logprobs  # an endpoint that reports one kind: at temperature 1 both are one
+    if len(sampled) != tokens:
+        raise BaltoroError(
+            f"a reply at temperature {temperature:g} came with {len(sampled)} sampled_logprobs for "
+            f"{tokens} tokens. Each is needed, because a log-prob at temperature 1 is another: set "
+            "temperature = 1.0 and final_temperature = 1.0, or take the engine in this process, or "
+            "an endpoint that sends a sampled_logprob with every token."
+        )
+    return sampled
 
 
 def join(traces: Sequence[TokenTrace], temperature: float = 1.0) -> list[Segment]:

@@ -6,7 +6,7 @@ import random
 from decimal import Decimal
 
 from baltoro.tasks.phrases import politely
-from baltoro.tasks.task import Problem, Scene, Split, assistant, draw, states
+from baltoro.tasks.task import Problem, Scene, Split, assistant, draw_pair, states
 
 WHOLE_DIGITS = 3  # numbers are padded to three digits on both sides of the point
 DECIMALS = 3
@@ -40,7 +40,7 @@ class Compare:
     needs = ()
 
     def pose(self, rng: random.Random, scene: Scene, split: Split) -> Problem:
-        a, b = draw(rng, split, lambda: two_decimals(rng))
+        a, b = draw_pair(rng, split, lambda: two_decimals(rng))
         word = rng.choice(BIGGER if rng.random() < 0.7 else SMALLER)
         question = politely(rng, rng.choice(QUESTIONS).format(word=word, a=a, b=b))
         answer = statement(a, b, word)

@@ -5,7 +5,16 @@ from __future__ import annotations
 import random
 
 from baltoro.tasks.phrases import politely
-from baltoro.tasks.task import Problem, Scene, Split, assistant, draw, states, tool_result
+from baltoro.tasks.task import (
+    Problem,
+    Scene,
+    Split,
+    assistant,
+    draw,
+    draw_pair,
+    states,
+    tool_result,
+)
 
 QUESTIONS = (
     "What is {e}?",
@@ -80,7 +89,7 @@ class ProductsWithoutTool:
 def pose_expression(rng: random.Random, split: Split) -> tuple[str, str]:
     """An expression and a question that asks for it."""
     if rng.random() < 0.65:
-        a, b = draw(rng, split, lambda: (factor(rng), factor(rng)))
+        a, b = draw_pair(rng, split, lambda: (factor(rng), factor(rng)))
         expression = f"{a} * {b}"
         if rng.random() < 0.25:
             return expression, politely(rng, rng.choice(PRODUCT_QUESTIONS).format(a=a, b=b))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from baltoro.tasks.phrases import politely
-from baltoro.tasks.task import Problem, Scene, Split, assistant, draw, states
+from baltoro.tasks.task import Problem, Scene, Split, assistant, draw_pair, states
 
 DIGITS = 4  # numbers have up to four digits
 
@@ -30,7 +30,7 @@ class Sums:
     needs = ()
 
     def pose(self, rng: random.Random, scene: Scene, split: Split) -> Problem:
-        a, b = draw(rng, split, lambda: (number(rng), number(rng)))
+        a, b = draw_pair(rng, split, lambda: (number(rng), number(rng)))
         question = politely(rng, rng.choice(QUESTIONS).format(a=a, b=b))
         answer = f"{a} + {b} = {int(a) + int(b)}"
         turn = assistant(f"{answer}.", f"{columns(a, b)} So {answer}.")

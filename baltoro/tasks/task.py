@@ -34,6 +34,18 @@ def draw(rng: random.Random, split: Split, make: Callable[[], tuple[str, ...]]) 
             return problem
 
 
+def draw_pair(
+    rng: random.Random, split: Split, make: Callable[[], tuple[str, str]]
+) -> tuple[str, str]:
+    """The same for two numbers whose order hardly matters: where one order may have been trained
+    on, neither is unseen."""
+    while True:
+        a, b = draw(rng, split, make)
+        other = f"{b} {a}" if a != b else f"{a} twice"  # equal ones are to be no more frequent
+        if split == "train" or split_of(other) == split:
+            return a, b
+
+
 def states(reply: str, answer: str) -> bool:
     """Whether a reply is the answer and nothing else, with a full stop or without."""
     return reply.strip() in (answer, f"{answer}.")

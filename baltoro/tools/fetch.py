@@ -18,6 +18,9 @@ from baltoro.tools.tool import ToolError
 
 MAX_REDIRECTS = 5
 READABLE = ("text/", "application/json", "application/xml", "application/xhtml+xml")
+# All that the public internet has of IPv6. Outside it are old and local uses of every kind, some
+# with an address of IPv4 inside.
+PUBLIC_IPV6 = ipaddress.ip_network("2000::/3")
 Resolve = Callable[[str, int], Awaitable[list[str]]]
 
 
@@ -133,4 +136,5 @@ def is_public(address: str) -> bool:
         known = [each for each in inner if each is not None]
         if known:
             return all(each.is_global and not each.is_multicast for each in known)
+        return ip.is_global and ip in PUBLIC_IPV6
     return ip.is_global and not ip.is_multicast

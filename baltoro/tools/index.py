@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,13 @@ from baltoro.config import BaltoroError
 TEXT_ENDINGS = {".txt", ".md", ".rst", ".csv", ".tex"}
 HTML_ENDINGS = {".html", ".htm", ".xhtml"}
 SNIPPET_WORDS = 40
+
+TABLES = (
+    "CREATE VIRTUAL TABLE IF NOT EXISTS documents USING fts5("
+    "title, text, id UNINDEXED, tokenize='porter unicode61 remove_diacritics 2')",
+    # Where a document is: the table for full text would look at each of its rows for an id.
+    "CREATE TABLE IF NOT EXISTS places (id TEXT PRIMARY KEY, place INTEGER) WITHOUT ROWID",
+)
 
 
 @dataclass(frozen=True)
@@ -39,28 +47,49 @@ class Index:
     """Documents on disk."""
 
     def __init__(self, path: str | Path, *, create: bool = False):
-        """Raises `BaltoroError` if there is no such index."""
+        """Raises `BaltoroError` if there is no such index. Never changes a file of another kind."""
         if not create and not Path(path).is_file():
             raise BaltoroError(f"there is no index {path}. Make one with: baltoro index add {path}")
         try:
             self.db = sqlite3.connect(path)
-            self.db.execute(
-                "CREATE VIRTUAL TABLE IF NOT EXISTS documents USING fts5("
-                "title, text, id UNINDEXED, tokenize='porter unicode61 remove_diacritics 2')"
-            )
+            self._make_tables(path, create)
         except sqlite3.Error as error:
-            raise BaltoroError(f"{path} is no index: {error}.") from None
+            raise BaltoroError(
+                f"{path} is no index, or an older one that cannot be brought up to date: {error}."
+            ) from None
+
+    def _make_tables(self, path: str | Path, create: bool) -> None:
+        found = dict(self.db.execute("SELECT name, sql FROM sqlite_master WHERE type = 'table'"))
+        if not _is_index(found) and (found or not create):
+            held = f"holds other tables ({', '.join(sorted(found))})" if found else "is empty"
+            raise BaltoroError(
+                f"{path} is no index: it {held}. Make one in a file of its own with: "
+                "baltoro index add INDEX FOLDER"
+            )
+        if "places" in found:
+            return
+        with self.db:
+            self.db.execute("BEGIN IMMEDIATE")
+            for table in TABLES:
+                self.db.execute(table)
+            # An index may have been made before there were places.
+            self.db.execute("INSERT OR REPLACE INTO places SELECT id, rowid FROM documents")
 
     def add(self, documents: Iterable[Document]) -> int:
         """Add documents; returns how many there were."""
         count = 0
         with self.db:
             for each in documents:
-                self.db.execute("DELETE FROM documents WHERE id = ?", (each.id,))
-                row = (each.title, each.text, each.id)
-                self.db.execute("INSERT INTO documents (title, text, id) VALUES (?, ?, ?)", row)
+                self._put(*map(_storable, (each.id, each.title, each.text)))
                 count += 1
         return count
+
+    def _put(self, id: str, title: str, text: str) -> None:
+        for (place,) in self.db.execute("SELECT place FROM places WHERE id = ?", (id,)).fetchall():
+            self.db.execute("DELETE FROM documents WHERE rowid = ?", (place,))
+        row = (title, text, id)
+        put = self.db.execute("INSERT INTO documents (title, text, id) VALUES (?, ?, ?)", row)
+        self.db.execute("INSERT OR REPLACE INTO places VALUES (?, ?)", (id, put.lastrowid))
 
     def search(self, query: str, count: int = 5) -> list[Hit]:
         """The best documents for a query: those with all of its words before those with some."""
@@ -81,8 +110,11 @@ class Index:
         return list(hits.values())[:count]
 
     def read(self, id: str) -> Document | None:
-        query = "SELECT id, title, text FROM documents WHERE id = ?"
-        row = self.db.execute(query, (id,)).fetchone()
+        query = (
+            "SELECT documents.id, title, text FROM places JOIN documents "
+            "ON documents.rowid = place WHERE places.id = ?"
+        )
+        row = self.db.execute(query, (_storable(id),)).fetchone()
         return Document(*row) if row else None
 
     def __len__(self) -> int:
@@ -92,15 +124,28 @@ class Index:
         self.db.close()
 
 
+def _is_index(tables: dict[str, str]) -> bool:
+    """Whether a file with these tables, each with the SQL that made it, is one of ours."""
+    return "fts5(title, text, id UNINDEXED" in tables.get("documents", "")
+
+
+def _storable(text: str) -> str:
+    """The text in characters that SQLite takes: half of a surrogate pair is a question mark."""
+    return text.encode("utf-8", errors="replace").decode()
+
+
 def read_documents(source: Path) -> Iterator[Document]:
     """The documents of a file or of a folder with all folders in it.
 
-    JSON lines need `text`, and may have `id` (or `url`) and `title`. Files of other kinds are
-    passed over. Raises `BaltoroError` for a source that is not there or a line without text.
+    JSON lines need `text`, and may have `id` (or `url`) and `title`. Files of other kinds in a
+    folder are passed over; of JSON lines that are no documents, a line on standard error says so.
+    Raises `BaltoroError` for a source that is not there or a file of JSON lines without text.
     """
     if source.is_dir():
         for path in sorted(source.rglob("*")):
-            if path.is_file() and path.suffix.lower() in TEXT_ENDINGS | HTML_ENDINGS | {".jsonl"}:
+            if path.is_file() and path.suffix.lower() == ".jsonl":
+                yield from _json_lines_if_documents(path)
+            elif path.is_file() and path.suffix.lower() in TEXT_ENDINGS | HTML_ENDINGS:
                 yield from read_documents(path)
     elif not source.is_file():
         raise BaltoroError(f"there is no file or folder {source}.")
@@ -114,15 +159,30 @@ def read_documents(source: Path) -> Iterator[Document]:
             yield Document(str(source), _first_line(text) or source.name, text)
 
 
+def _json_lines_if_documents(source: Path) -> list[Document]:
+    """All documents of a file that may be of another program's, or none with a note."""
+    try:
+        return list(_json_lines(source))
+    except BaltoroError as error:
+        print(f"passed over: {error}", file=sys.stderr)
+        return []
+
+
 def _json_lines(source: Path) -> Iterator[Document]:
-    lines = source.read_text(encoding="utf-8").split("\n")
+    try:
+        lines = source.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise BaltoroError(
+            f"{source} is no text in UTF-8 (byte {error.start}). Convert it, for example with: "
+            "iconv -f latin1 -t utf-8"
+        ) from None
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
             entry = json.loads(line)
             text = str(entry["text"])
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise BaltoroError(f"{source}, line {number} is no JSON object with a text.") from None
         id = str(entry.get("id") or entry.get("url") or f"{source}#{number}")
         yield Document(id, str(entry.get("title") or _first_line(text)), text)

@@ -9,6 +9,10 @@ from baltoro.tools.python import describe
 from baltoro.tools.sandbox import Limits, MakeSandbox, Workspace
 from baltoro.tools.tool import Arguments
 
+# The line comes through standard input, which is then at its end: as an argument of bash the kernel
+# takes 128 KiB at most.
+BASH = ("/bin/bash", "-c", 'eval -- "$(cat)"')
+
 
 class ShellTool:
     """Runs each command line in a sandbox of its own; the files in the workspace stay."""
@@ -40,10 +44,10 @@ class ShellTool:
         return {"type": "object", "properties": {"command": command}, "required": ["command"]}
 
     async def call(self, arguments: Arguments) -> str:
-        line = arguments["command"].encode("utf-8", errors="replace").decode()
-        if "\0" in line:
+        line = arguments["command"].encode("utf-8", errors="replace")
+        if b"\0" in line:
             return "[A command line cannot hold a NUL character.]"
-        outcome = await self.sandbox.run(["/bin/bash", "-c", line])
+        outcome = await self.sandbox.run(BASH, line)
         text = describe(outcome, self.sandbox.limits)
         if outcome.exit_code:
             text += f"\n[exit {outcome.exit_code}]"

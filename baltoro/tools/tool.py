@@ -1,13 +1,14 @@
 """What a tool is, and the box that a model's calls go through.
 
 The user of a tool is the model, so whatever it did wrong comes back as a result that says what
-was found and what to do, and the conversation goes on.
+was found and what to do, and the conversation goes on. So it does when a tool itself is at fault.
 """
 
 from __future__ import annotations
 
 import difflib
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -17,6 +18,8 @@ import jsonschema.exceptions
 
 from baltoro.chat import messages
 from baltoro.config import BaltoroError
+
+log = logging.getLogger(__name__)
 
 Arguments = dict[str, Any]
 
@@ -38,7 +41,8 @@ class Tool(Protocol):
         ...
 
     async def call(self, arguments: Arguments) -> str:
-        """The result as text. `arguments` fit the schema. Raises `ToolError` for the model."""
+        """The result as text. `arguments` fit the schema. Raises `ToolError` for the model; what
+        else it raises is logged, and the model is told that the tool failed."""
         ...
 
 
@@ -75,14 +79,17 @@ class ToolBox:
         return (await self.attempt(call)).text
 
     async def attempt(self, call: messages.ToolCall) -> ToolResult:
-        """The same, and whether it failed."""
+        """The same, and whether it failed. Raises nothing but the cancellation of its task."""
         tool = self.tools.get(call.name)
         if tool is None:
-            return ToolResult(self._no_such_tool(call.name), True)
+            return ToolResult(_sendable(self._no_such_tool(call.name)), True)
         try:
-            return ToolResult(_bounded(await tool.call(self._read_arguments(call))), False)
+            return ToolResult(_sendable(await tool.call(self._read_arguments(call))), False)
         except ToolError as error:
-            return ToolResult(_bounded(str(error)), True)
+            return ToolResult(_sendable(str(error)), True)
+        except Exception as error:  # a fault of the tool's own costs one call, not the whole run
+            log.warning("the tool '%s' failed on %.1000s", call.name, call.arguments, exc_info=True)
+            return ToolResult(_sendable(_failure(call.name, error)), True)
 
     def is_read_only(self, name: str) -> bool:
         """Whether calls of a tool change nothing; one that does not exist changes nothing."""
@@ -108,7 +115,7 @@ class ToolBox:
                 f"The arguments of '{call.name}' do not fit its parameters{place}: "
                 f"{fault.message}. Call it again with {self._expected(call.name)}."
             )
-        return arguments
+        return _with_whole_numbers(arguments, self.tools[call.name].parameters)
 
     def _expected(self, name: str) -> str:
         return f"an object of this schema: {json.dumps(self.tools[name].parameters)}"
@@ -121,13 +128,39 @@ class ToolBox:
         return f"There is no tool '{name}'.{hint} The tools are: {', '.join(self.tools)}."
 
 
-def _bounded(text: str) -> str:
-    """The text, or the beginning and end of a long one, with what is left out."""
-    if len(text) <= MAX_RESULT_CHARS:
-        return text
-    half = MAX_RESULT_CHARS // 2
-    left_out = len(text) - 2 * half
-    return f"{text[:half]}\n[{left_out} characters are left out here.]\n{text[-half:]}"
+def _with_whole_numbers(value: Any, schema: Any) -> Any:
+    """`value` with 1 for 1.0 wherever its schema says integer, which fits both.
+
+    To JSON they are one number; in Python a float is no index and counts nothing.
+    """
+    if not isinstance(schema, dict):
+        return value  # True and False are schemas too
+    for keyword in ("allOf", "anyOf", "oneOf"):
+        for part in schema.get(keyword, ()):
+            value = _with_whole_numbers(value, part)
+    if isinstance(value, dict):
+        named, others = schema.get("properties", {}), schema.get("additionalProperties")
+        return {key: _with_whole_numbers(v, named.get(key, others)) for key, v in value.items()}
+    if isinstance(value, list):
+        return [_with_whole_numbers(each, schema.get("items")) for each in value]
+    is_whole = isinstance(value, float) and value.is_integer()
+    # "type" is one name or a list of names.
+    return int(value) if is_whole and "integer" in schema.get("type", ()) else value
+
+
+def _failure(name: str, error: Exception) -> str:
+    said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return f"The tool '{name}' failed: {said}. Try other arguments, or go on without it."
+
+
+def _sendable(text: str) -> str:
+    """The text, or the beginning and end of a long one with what is left out, in characters that
+    any endpoint takes: half of a surrogate pair is a question mark."""
+    if len(text) > MAX_RESULT_CHARS:
+        half = MAX_RESULT_CHARS // 2
+        left_out = f"\n[{len(text) - 2 * half} characters are left out here.]\n"
+        text = text[:half] + left_out + text[-half:]
+    return text.encode("utf-8", errors="replace").decode()
 
 
 def _schema(tool: Tool) -> messages.Tool:

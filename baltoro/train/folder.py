@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
-from baltoro.config import to_json
+from baltoro.config import ModelConfig, to_json
 from baltoro.train.plots import plot_metrics
 
 
@@ -39,18 +39,17 @@ class RunFolder:
     def log(self, row: dict[str, Any]) -> None:
         append_row(self.metrics, row)
 
-    def save(self, step: int, state: dict[str, Any]) -> None:
-        """Keep what the next `steps` follow from: `step` are done."""
+    def save(self, step: int, state: dict[str, Any], config: ModelConfig) -> None:
+        """Keep what the next steps follow from, `step` being done, and what the model is."""
         temporary = self.latest.with_name(self.latest.name + ".tmp")
-        torch.save({"step": step} | state, temporary)
+        torch.save(whole_state(step, state, config), temporary)
         os.replace(temporary, self.latest)
         self.forget_all_but(self.latest)
 
     def load(self) -> dict[str, Any] | None:
-        """What `save` kept, the logs cut back to it; None if there is nothing yet."""
+        """What `save` kept, the logs cut back to it; None, and empty logs, if nothing was."""
         state = self.read()
-        if state is not None:
-            self.cut_logs(state["step"])
+        self.cut_logs(0 if state is None else state["step"])
         return state
 
     def read(self) -> dict[str, Any] | None:
@@ -88,6 +87,11 @@ class RunFolder:
 
     def plot(self) -> None:
         plot_metrics(self.folder)
+
+
+def whole_state(step: int, state: dict[str, Any], config: ModelConfig) -> dict[str, Any]:
+    """All that a saved state holds."""
+    return {"step": step, "config": config.to_json()} | state
 
 
 def append_row(path: Path, row: dict[str, Any]) -> None:

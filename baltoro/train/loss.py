@@ -15,12 +15,14 @@ class ChunkedCrossEntropy(torch.autograd.Function):
     """Summed cross entropy of hidden (M, D) under the head (V, D) against targets (M,).
 
     The gradients are computed along with the loss, chunk by chunk, so memory is that of one chunk.
+    What adds up over the chunks does so in float32, whatever the precision of hidden and head.
     """
 
     @staticmethod
     def forward(ctx, hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
-        loss = hidden.new_zeros(())
-        d_hidden, d_head = torch.empty_like(hidden), torch.zeros_like(head)
+        loss = hidden.new_zeros((), dtype=torch.float32)
+        d_hidden = torch.empty_like(hidden)
+        d_head = torch.zeros_like(head, dtype=torch.float32)
         for start in range(0, len(hidden), CHUNK):
             rows = slice(start, start + CHUNK)
             log_probs = (hidden[rows] @ head.T).float().log_softmax(dim=-1)
@@ -31,8 +33,8 @@ class ChunkedCrossEntropy(torch.autograd.Function):
             )
             d_logits = d_logits.type_as(hidden)
             d_hidden[rows] = d_logits @ head
-            d_head.addmm_(d_logits.T, hidden[rows])
-        ctx.save_for_backward(d_hidden, d_head)
+            d_head.addmm_(d_logits.T.float(), hidden[rows].float())
+        ctx.save_for_backward(d_hidden, d_head.type_as(head))
         return loss
 
     @staticmethod

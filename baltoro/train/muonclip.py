@@ -67,13 +67,17 @@ class MuonClip(torch.optim.Optimizer):
             "muon": True,
         }
         super().__init__(params, defaults)  # type: ignore[arg-type]
-        for group in self.param_groups:
-            for p in group["params"]:
-                if group["muon"] and p.ndim < 2:
-                    raise ValueError(
-                        f"Muon needs matrices, found a parameter of shape {tuple(p.shape)}: "
-                        "put it in a group with muon=False."
-                    )
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        super().add_param_group(param_group)
+        added = self.param_groups[-1]
+        for p in added["params"]:
+            if added["muon"] and p.ndim < 2:
+                self.param_groups.pop()
+                raise ValueError(
+                    f"Muon needs matrices, found a parameter of shape {tuple(p.shape)}: "
+                    "put it in a group with muon=False."
+                )
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]

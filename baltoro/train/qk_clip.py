@@ -87,9 +87,16 @@ class QKClip(TorchFunctionMode):
     def step(self) -> dict[str, Tensor]:
         """Shrink the heads that passed the threshold; the largest logits (H) of each attention.
 
+        Raises `BaltoroError` if no attention was seen since the last step.
         Query and key share the factor by its square root. Where several query heads share a key
         head, the queries take all of it, so that heads which did not pass are left alone.
         """
+        if not self.seen:
+            raise BaltoroError(
+                "no scaled_dot_product_attention was seen since the last step, so nothing says "
+                "which heads to clip. Compute the loss inside `with clip:`, and load a model of "
+                'transformers with attn_implementation="sdpa": its other kinds pass it by.'
+            )
         seen, self.seen = self.seen, {}
         for name, largest in seen.items():
             q_proj, k_proj = projections_of(self.attentions[name])

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from baltoro.config import check_least
+from baltoro.config import BaltoroError, check_least
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +39,7 @@ class Schedule:
     def __post_init__(self) -> None:
         check_least(self, 1, "steps tokens_per_step tokens_per_batch eval_every save_every threads")
         check_least(self, 0, "lr warmup_steps final_lr weight_decay learned_per_step")
+        check_positive(self, "max_gradient_norm qk_clip_threshold")
 
     def lr_at(self, step: int) -> float:
         """Learning rate of a step counted from 0."""
@@ -46,3 +47,10 @@ class Schedule:
         start = self.steps if self.decay_from is None else self.decay_from
         fallen = max(0.0, (step + 1 - start) / max(self.steps - start, 1))
         return warm * (self.lr + (self.final_lr - self.lr) * min(fallen, 1.0))
+
+
+def check_positive(config: Any, names: str) -> None:
+    """Raises `BaltoroError` for the first of the fields whose value is not above 0."""
+    for name in names.split():
+        if not getattr(config, name) > 0:
+            raise BaltoroError(f"{name} is {getattr(config, name)}, but must be more than 0.")

@@ -15,7 +15,7 @@ from typing import Any
 
 from baltoro.chat.template import render_training
 from baltoro.chat.tokenizer import Tokenizer
-from baltoro.config import BaltoroError, from_mapping, load_toml
+from baltoro.config import BaltoroError, check_least, from_mapping, load_toml
 from baltoro.model.transformer import Transformer
 from baltoro.tasks.mixture import converse, find_task, pose_all
 from baltoro.train.data import Sample, sample_of
@@ -58,6 +58,9 @@ class SftConfig:
     eval_problems: int = 32  # unseen ones of each task, each time the run looks at them
     # Fields of YarnConfig that this stage changes, for a longer context: { factor = 16.0 }.
     yarn: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_least(self, 1, "eval_problems")
 
 
 def run(config_path: str | Path, resume: bool = False) -> Transformer:

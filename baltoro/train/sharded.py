@@ -21,9 +21,10 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.fsdp import FSDPModule
 
+from baltoro.config import ModelConfig
 from baltoro.model.transformer import Transformer
 from baltoro.train.data import Batch, Sample
-from baltoro.train.folder import RunFolder
+from baltoro.train.folder import RunFolder, whole_state
 from baltoro.train.muonclip import local_part
 from baltoro.train.ranks import Ranks
 from baltoro.train.schedule import Schedule
@@ -89,14 +90,14 @@ class ShardedUpdater(Updater):
         # The sharded model casts to the schedule's precision as it gathers.
         return self.model.hidden_and_head(ids, lengths)
 
-    def finish(self, step: int, loss: float, latest: Path) -> dict[str, Any]:
+    def finish(self, step: int, loss: float, saved: Path | None) -> dict[str, Any]:
         total = float(self.ranks.total(torch.tensor(loss, dtype=torch.float64)))
         for attention in self.model.attentions():
             assert attention.max_logits is not None
             attention.max_logits = self.ranks.largest(attention.max_logits)
         for router in self.model.routers():
             router.load.copy_(self.ranks.total(router.load))
-        return super().finish(step, total, latest)
+        return super().finish(step, total, saved)
 
     def clip_gradients(self, max_norm: float) -> float:
         # Each number of a gradient lies on exactly one rank.
@@ -135,13 +136,13 @@ class ShardedFolder(RunFolder):
         if self.ranks.is_first:
             super().plot()
 
-    def save(self, step: int, state: dict[str, Any]) -> None:
+    def save(self, step: int, state: dict[str, Any], config: ModelConfig) -> None:
         target = self.step_folder(step)
         temporary = target.with_name(target.name + ".tmp")
         if self.ranks.is_first:
             shutil.rmtree(temporary, ignore_errors=True)
         dist.barrier()
-        save({"step": step} | state, checkpoint_id=temporary)
+        save(whole_state(step, state, config), checkpoint_id=temporary)
         if self.ranks.is_first:
             shutil.rmtree(target, ignore_errors=True)
             temporary.rename(target)
@@ -152,6 +153,8 @@ class ShardedFolder(RunFolder):
         """`state` with what was saved last, on however many ranks; None if nothing was."""
         newest = self.newest()
         if newest is None:
+            if self.ranks.is_first:
+                self.cut_logs(0)
             return None
         if newest == self.latest:
             newest = self.folder / "one-rank.tmp"

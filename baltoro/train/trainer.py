@@ -62,7 +62,6 @@ class Trainer:
                 self.step += 1
                 self.record(row)
                 bar.update(task, completed=self.step, loss=row["loss"], speed=row["tokens_per_s"])
-        self.save_latest()
         return self.model
 
     def train_step(self) -> dict[str, Any]:
@@ -78,7 +77,7 @@ class Trainer:
         self.updater.begin()
         loss = self.updater.learn(samples)
         optimizer_started = time.perf_counter()
-        row = self.updater.finish(self.step, loss, self.results.latest)
+        row = self.updater.finish(self.step, loss, self.results.newest())
         now = time.perf_counter()
         num_tokens = sum(len(ids) for ids, _ in samples)
         return row | {
@@ -100,7 +99,7 @@ class Trainer:
             self.save_latest()
 
     def save_latest(self) -> None:
-        self.results.save(self.step, self.updater.state_dict())
+        self.results.save(self.step, self.updater.state_dict(), self.model.config)
 
     def load_latest(self) -> None:
         state = self.results.load()

@@ -54,13 +54,16 @@ class Updater:
         self.skipped = 0  # steps in a row that were left out
 
     def begin(self) -> None:
-        """Forget old gradients and watch the attention logits."""
+        """Forget old gradients and watch the attention logits.
+
+        Logits of other passes since the last step, as of an evaluation, are forgotten too: a step
+        must follow from the weights and its batch alone.
+        """
         self.model.train()
         for attention in self.model.attentions():
-            if attention.max_logits is None:
-                heads = attention.config.num_attention_heads
-                device = attention.o_proj.weight.device
-                attention.max_logits = torch.full((heads,), float("-inf"), device=device)
+            heads = attention.config.num_attention_heads
+            device = attention.o_proj.weight.device
+            attention.max_logits = torch.full((heads,), float("-inf"), device=device)
         self.optimizer.zero_grad(set_to_none=True)
 
     def learn(self, samples: list[Sample], weight: float = 1.0) -> float:
@@ -89,18 +92,17 @@ class Updater:
         cast = {name: p.bfloat16() for name, p in decoder.named_parameters()}
         return functional_call(decoder, cast, (ids, None, lengths)), head.bfloat16()
 
-    def finish(self, step: int, loss: float, latest: Path) -> dict[str, Any]:
+    def finish(self, step: int, loss: float, saved: Path | None) -> dict[str, Any]:
         """Take the step; returns what is worth logging.
 
-        Raises Diverged, naming the last good state, if the loss or the gradient is not
+        Raises Diverged, naming the last good state `saved`, if the loss or the gradient is not
         finite, and if one step after the other is left out as a spike.
         """
         schedule = self.schedule
         norm = self.clip_gradients(schedule.max_gradient_norm)
         if not math.isfinite(loss) or not math.isfinite(norm):
             raise Diverged(
-                f"step {step}: loss {loss}, gradient norm {norm}. The last good state "
-                f"is {latest}; resume with a lower lr."
+                f"step {step}: loss {loss}, gradient norm {norm}. {way_back(saved)} a lower lr."
             )
         spike = self.spike(norm)
         lr = schedule.lr_at(step)
@@ -112,8 +114,8 @@ class Updater:
         self.skipped = self.skipped + 1 if spike else 0
         if self.skipped == GIVE_UP:
             raise Diverged(
-                f"step {step}: {GIVE_UP} steps in a row were left out; {spike}. The last good "
-                f"state is {latest}; resume with a lower lr or a higher skip_above."
+                f"step {step}: {GIVE_UP} steps in a row were left out; {spike}. {way_back(saved)} "
+                "a lower lr or a higher skip_above."
             )
         seen = [qk_clip(a, schedule.qk_clip_threshold) for a in self.model.attentions()]
         row = {
@@ -163,5 +165,19 @@ class Updater:
         self.model.load_state_dict(state["model"])
         optimizer = state["optimizer"]
         by_number = {int(i): values for i, values in optimizer["state"].items()}
+        # Rates and decay are those that this run is configured with, not the saved ones.
+        options = [
+            {key: value for key, value in group.items() if key != "params"}
+            for group in self.optimizer.param_groups
+        ]
         self.optimizer.load_state_dict(optimizer | {"state": by_number})
+        for group, own in zip(self.optimizer.param_groups, options, strict=True):
+            group.update(own)
         self.norms, self.skipped = state.get("norms", []), state.get("skipped", 0)
+
+
+def way_back(saved: Path | None) -> str:
+    """Where a run that diverged can go on from; the sentence is left open."""
+    if saved is None:
+        return "Nothing was saved yet; begin again with"
+    return f"The last good state is {saved}; resume with"

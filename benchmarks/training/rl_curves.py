@@ -10,6 +10,7 @@ and `rl.png` into `--out`. Negative results stay in.
 from __future__ import annotations
 
 import json
+import shutil
 import tomllib
 from pathlib import Path
 from statistics import mean
@@ -101,11 +102,13 @@ def first_look_after(seconds: float, looks: list[dict[str, Any]]) -> dict[str, A
 
 
 def train(config: Path, folder: Path, seed: int, changes: dict[str, Any]) -> None:
-    """One run, unless it is finished already."""
+    """One run, unless it is finished already. A folder of another configuration is begun anew."""
     values: dict[str, Any] = {**tomllib.loads(config.read_text()), **changes, "out": str(folder)}
     values["schedule"] |= {"seed": seed}
-    folder.mkdir(parents=True, exist_ok=True)
     own = folder / "config.toml"
+    if own.exists() and tomllib.loads(own.read_text()) | {"out": str(folder)} != values:
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     own.write_text(to_toml(values))
     if not (folder / "int4" / "config.json").exists():
         run(own, resume=True)

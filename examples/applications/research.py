@@ -32,7 +32,9 @@ SYSTEM = (
     'say. After each statement cite its source as [id: "quoted words"], the words exactly as they '
     "stand there. Say so where documents disagree or nothing is found."
 )
-CITATION = re.compile(r"\[([^\[\]:]+):\s*[\"“]([^\"”]+)[\"”]\]")
+# An id may be an address, so it ends at the colon before the quotation; and a passage may hold
+# quotation marks, so it ends at those before the bracket.
+CITATION = re.compile(r"\[([^\[\]]+?):\s*[\"“](.*?)[\"”]\s*\]", re.DOTALL)
 
 
 def check_citations(answer: str, library: Library) -> list[str]:
@@ -40,9 +42,10 @@ def check_citations(answer: str, library: Library) -> list[str]:
     faults = [] if CITATION.search(answer) else ["the answer cites nothing"]
     for id, quoted in CITATION.findall(answer):
         document = library.kept.get(id.strip())
+        words = " ".join(quoted.split())
         if document is None:
             faults.append(f"[{id}] was never opened")
-        elif " ".join(quoted.split()) not in " ".join(document.text.split()):
+        elif not words or words not in " ".join(document.text.split()):
             faults.append(f"[{id}] does not say: {quoted}")
     return faults
 

@@ -21,7 +21,7 @@ import pytest
 from baltoro.chat.chat_model import Sampling
 from baltoro.chat.scripted import ScriptedChatModel
 from baltoro.checkpoint.bundled import bundled_models
-from baltoro.tools.index import Index, read_documents
+from baltoro.tools.index import Document, Index, read_documents
 
 APPLICATIONS = Path(__file__).parents[2] / "examples" / "applications"
 
@@ -165,6 +165,27 @@ async def test_citations_are_checked_word_for_word(tmp_path):
     ]:
         model = ScriptedChatModel([*steps, f"<think></think>{answer}"])
         _, found = await research.research(model, "How fast?", index)
+        assert found == faults
+    index.close()
+
+
+async def test_addresses_and_quotation_marks_in_citations_are_checked_too(tmp_path):
+    research = load("research")
+    id = "https://arxiv.org/abs/1"
+    index = Index(tmp_path / "corpus.db", create=True)
+    index.add([Document(id, "Ice", 'They call it "dead ice", and it melts.')])
+    for answer, faults in [
+        (f'So [{id}: "it melts"].', []),
+        (f'So [{id}: "call it "dead ice", and"] and [{id}: “it melts.”].', []),
+        (
+            f'So [{id}: "it melts"] [https://arxiv.org/abs/2: "it grows"].',
+            ["[https://arxiv.org/abs/2] was never opened"],
+        ),
+        (f'So [{id}: "it "grows" here"].', [f'[{id}] does not say: it "grows" here']),
+        (f'So [{id}: ""].', [f"[{id}] does not say: "]),
+    ]:
+        model = ScriptedChatModel([calling(0, "open", id=id), f"<think></think>{answer}"])
+        _, found = await research.research(model, "Does it melt?", index)
         assert found == faults
     index.close()
 

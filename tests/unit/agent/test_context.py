@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from baltoro.agent.context import HIDDEN, STRATEGIES, SUMMARY_HEAD, Window, estimate, window
 from baltoro.agent.events import Event, Replied, Shortened, Violated
 from baltoro.agent.loop import Agent
-from baltoro.chat.chat_model import ChatRequest, Completion, Sampling, Usage
+from baltoro.agent.retries import Retries
+from baltoro.chat.chat_model import ChatRequest, Completion, EndpointError, Sampling, Usage
 from baltoro.chat.messages import ToolCall
 from baltoro.config import BaltoroError
 from baltoro.tools.lookup import Lookup
@@ -101,6 +104,69 @@ async def test_a_summary_takes_the_place_of_the_turns_it_is_about():
     assert task.startswith("Follow k0.")
     assert task.count(SUMMARY_HEAD) == 1
     assert "So far I reached k" in task
+
+
+async def test_an_endpoint_that_fails_while_notes_are_written_is_asked_again_and_all_is_counted():
+    class Busy(Follower):
+        """Fails at the first notes. Adds up what it has used."""
+
+        failed, used = False, 0
+
+        async def stream(self, request: ChatRequest):
+            notes = request.messages[-1]["content"].startswith("Your context")
+            if notes and not self.failed:
+                self.failed = True
+                raise EndpointError("busy", 503, passing=True)
+            async for event in super().stream(request):
+                self.used += event.usage.prompt
+                yield event
+
+    model, heard = Busy(), list[Event]()
+    agent = Agent(
+        model,
+        [Lookup(TABLE, description="Get.")],
+        window=window("summarize", 4000),
+        sampling=Sampling(max_tokens=200),
+        retries=Retries(first_wait_seconds=0.001),
+        observers=[heard.append],
+    )
+    run = await agent.run([SYSTEM, TASK])
+    assert (run.stop_reason, model.failed) == ("answered", True)
+    assert run.usage.prompt == model.used
+    noted = [event.usage for event in heard if isinstance(event, Shortened)]
+    replied = [event.completion.usage for event in heard if isinstance(event, Replied)]
+    assert sum(usage.prompt for usage in (*noted, *replied) if usage) == model.used
+
+
+async def test_a_shortened_prompt_is_sized_as_the_endpoint_counts():
+    class Dense(Follower):
+        """Counts half as many tokens as are estimated."""
+
+        def completion(self, request, content=None, calls=()):
+            reply = super().completion(request, content, calls)
+            return replace(reply, usage=replace(reply.usage, prompt=reply.usage.prompt // 2))
+
+    heard = list[Event]()
+    tool = Lookup(TABLE, description="Get.")
+    agent = Agent(Dense(), [tool], window=window("hide-all", 2000), observers=[heard.append])
+    assert (await agent.run([SYSTEM, TASK])).stop_reason == "answered"
+    changes = [event for event in heard if isinstance(event, Shortened)]
+    assert changes
+    assert all(change.tokens_after < 0.6 * estimate(change.by) for change in changes)
+
+
+async def test_a_prompt_that_an_endpoint_refuses_as_too_long_ends_the_run_with_what_is_known():
+    class Small(Follower):
+        async def stream(self, request: ChatRequest):
+            if len(request.messages) > 20:
+                raise EndpointError("this exceeds the maximum context length", 400)
+            async for event in super().stream(request):
+                yield event
+
+    agent = Agent(Small(), [Lookup(TABLE, description="Get.")], window=window("none", None))
+    run = await agent.run([SYSTEM, TASK])
+    assert run.stop_reason == "context_full"
+    assert "Found: k" in (run.partial or "")
 
 
 async def test_without_a_strategy_a_full_context_ends_the_run_with_what_is_known():

@@ -95,6 +95,56 @@ async def test_all_trajectories_share_one_budget():
     assert model.requests[-1].sampling.max_tokens == 5
 
 
+async def test_replies_at_the_same_time_stay_within_the_budget_and_leave_some_for_the_reflection():
+    class Rambler(Guesser):
+        """Says as much as it may, and nothing before all that could begin have begun."""
+
+        async def stream(self, request: ChatRequest):
+            self.requests.append(request)
+            for _ in range(50):
+                await asyncio.sleep(0)
+            tokens = request.sampling.max_tokens
+            yield ContentDelta("Hm")
+            yield Completion(
+                reasoning_content="Hm.",
+                content="Hm",
+                tool_calls=[],
+                finish_reason="length",
+                usage=Usage(prompt=100, completion=tokens, reasoning=4, cached=50),
+            )
+
+    model = Rambler()
+    run = await drive(model, max_tokens=5000)
+    assert run.usage.completion <= 5000
+    assert {each.stop_reason for each in run.runs} == {"token_limit"}
+    shares = [request.sampling.max_tokens for request in model.requests]
+    assert len(shares) == 9
+    assert min(shares) >= 5000 // 9
+
+
+async def test_answers_are_voted_on_where_their_reflection_fails():
+    class Forgetful(Guesser):
+        """Its context is too small for a reflection."""
+
+        async def stream(self, request: ChatRequest):
+            if "[Attempt 1" in request.messages[-1]["content"]:
+                raise EndpointError("maximum context length", 400)
+            yield ContentDelta("42")
+            yield Completion(
+                reasoning_content="Hm.",
+                content="42",
+                tool_calls=[],
+                finish_reason="stop",
+                usage=Usage(prompt=100, completion=10, reasoning=4, cached=50),
+            )
+
+    run = await drive(Forgetful())
+    assert (run.stop_reason, run.answer, run.reflection) == ("answered", "42", None)
+    served = await complete(HeavyChatModel(Forgetful(), 3), ChatRequest(messages=QUESTION))
+    assert (served.content, served.usage.completion) == ("42", 30)
+    assert len(served.trajectories) == 3
+
+
 async def test_only_the_reflection_is_drawn_hardly_by_chance():
     model, served = Guesser(), Guesser()
     await drive(model)

@@ -185,6 +185,37 @@ async def test_thinking_alone_is_asked_again_and_then_given_up():
     assert (run.stop_reason, run.answer, run.messages) == ("no_answer", None, QUESTION)
 
 
+async def test_a_thinking_reply_that_was_drawn_greedily_is_asked_again_by_chance():
+    model = ScriptedChatModel(["<think>Hm.</think>", "<think>Hm.</think>It is 4."])
+    await Agent(model, sampling=Sampling(temperature=0.0)).run(QUESTION)
+    assert [request.sampling.temperature for request in model.requests] == [0.0, 1.0]
+
+
+async def test_what_ends_a_run_ends_the_calls_beside_it_first():
+    class Slow(Lookup):
+        read_only = False
+        ended = False
+
+        async def call(self, arguments: dict[str, Any]) -> str:
+            try:
+                await asyncio.sleep(60)
+            finally:
+                self.ended = True
+            return ""
+
+    async def approve(asked: ToolCall) -> bool:
+        if "k1" in asked.arguments:
+            return True
+        await asyncio.sleep(0.01)
+        raise RuntimeError("the terminal is gone")
+
+    both = calling("Both.", call("get", 0, key="k1"), call("get", 1, key="k2"))
+    tool = Slow({}, description="Get an entry.")
+    with pytest.raises(RuntimeError, match="terminal"):
+        await Agent(ScriptedChatModel([both]), [tool], approve=approve).run(QUESTION)
+    assert tool.ended
+
+
 async def test_with_a_seed_every_step_has_its_own():
     tool, model = chain(3)
     await Agent(model, [tool], sampling=Sampling(seed=7)).run(QUESTION)

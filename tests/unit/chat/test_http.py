@@ -158,6 +158,42 @@ async def test_usage_is_found_where_moonshot_puts_it():
     assert usage == Usage(prompt=7, completion=2, reasoning=0, cached=6)
 
 
+async def test_thinking_that_is_not_counted_is_estimated_by_its_share_of_the_reply():
+    reply = await completion_of(
+        delta(reasoning_content="t" * 60),
+        delta(content="c" * 8, tool_calls=[call(0, "{'x': 1}", name="find")]),
+        {**delta("tool_calls"), "usage": {"prompt_tokens": 7, "completion_tokens": 40}},
+    )
+    assert reply.usage == Usage(prompt=7, completion=40, reasoning=30, cached=0)
+    silent = {"choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 1}}
+    assert (await completion_of(delta("stop"), silent)).usage.reasoning == 0
+
+
+async def test_usage_that_is_not_told_is_estimated_from_the_texts():
+    reply = await completion_of(delta(reasoning_content="t" * 30), delta("stop", content="c" * 11))
+    # {"role": "user", "content": "hello"} has 20 characters in its names and texts.
+    assert reply.usage == Usage(prompt=5, completion=11, reasoning=8, cached=0)
+    silent = await completion_of(delta("stop"))
+    assert silent.usage == Usage(prompt=5, completion=0, reasoning=0, cached=0)
+
+
+async def test_declared_tools_count_in_an_estimated_prompt():
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"required": ["x" * 400]}}}
+    async with endpoint([STREAM.encode(), sse(delta("stop", content="c"))]) as here:
+        request = ChatRequest(messages=HELLO.messages, tools=[tool])
+        assert (await complete(here.model(), request)).usage.prompt > 100
+
+
+async def test_half_of_a_surrogate_pair_is_sent_as_a_replacement_and_a_cut_pair_is_joined():
+    texts = ["half \ud83d.", "\ude00", "\ud83d" + "\ude00", "ü 世 🗼"]
+    async with endpoint([STREAM.encode(), sse(delta("stop", content="c"))]) as here:
+        messages = [{"role": "user", "content": text} for text in texts]
+        await complete(here.model(), ChatRequest(messages=messages))
+    [(_, headers, body)] = here.requests
+    assert [m["content"] for m in body["messages"]] == ["half �.", "�", "😀", "ü 世 🗼"]
+    assert headers["content-type"] == "application/json"
+
+
 async def test_calls_that_all_have_index_0_are_told_apart_by_their_ids():
     reply = await completion_of(
         delta(tool_calls=[call(0, "{}", id="a", name="f"), call(0, "[]", id="b", name="g")]),

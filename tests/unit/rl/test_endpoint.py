@@ -1,10 +1,13 @@
 """Rollouts over HTTP carry the same ids and log-probs as those of the engine in this process."""
 
+import dataclasses
+
 import pytest
 
 from baltoro.chat.tokenizer import Tokenizer
 from baltoro.checkpoint.bundled import BUNDLED
 from baltoro.config import BaltoroError
+from baltoro.rl import rollout
 from baltoro.rl.policy import EndpointPolicy, EnginePolicy, UnguidedChatModel
 from baltoro.rl.rollout import Rollouts, TaskSettings
 from baltoro.server.app import create_app
@@ -50,3 +53,16 @@ def test_an_endpoint_without_token_ids_is_refused_with_what_is_needed(
     endpoint.chat_model().return_token_ids = False
     with pytest.raises(BaltoroError, match="came without token ids"):
         rollouts(endpoint)
+
+
+def test_an_endpoint_that_reports_one_kind_of_log_prob_serves_looks_at_any_temperature(
+    policy, monkeypatch
+):
+    def of_one_kind(trace, task):
+        return dataclasses.replace(trace, sampled_logprobs=[])
+
+    monkeypatch.setattr(rollout, "trace_of", of_one_kind)
+    makes = Rollouts(policy, TASKS, group_size=1)
+    assert makes.run(["chain"], "a", 0.7, "eval")[0][0].generated > 0
+    with pytest.raises(BaltoroError, match="came with 0 sampled_logprobs"):
+        makes.run(["chain"], "a", 0.7)

@@ -18,6 +18,28 @@ def test_configurations_written_for_a_seed_read_back_as_they_were():
     assert tomllib.loads(to_toml(values)) == values
 
 
+def test_a_finished_run_is_kept_until_its_configuration_changes(tmp_path, monkeypatch):
+    import rl_curves
+
+    started = []
+
+    def run(config, resume):
+        started.append((config.parent / "latest.pt").exists())
+        (config.parent / "latest.pt").touch()
+        (config.parent / "int4").mkdir()
+        (config.parent / "int4" / "config.json").touch()
+
+    monkeypatch.setattr(rl_curves, "run", run)
+    config, folder = tmp_path / "rl.toml", tmp_path / "run"
+    config.write_text('model = "tiny"\n[[tasks]]\ntask = "sums"\n[schedule]\nlr = 1e-3\n')
+    rl_curves.train(config, folder, 0, {})
+    rl_curves.train(config, folder, 0, {})
+    assert started == [False]
+    config.write_text(config.read_text().replace("1e-3", "2e-3"))
+    rl_curves.train(config, folder, 0, {})
+    assert started == [False, False]  # and nothing of the other one was left
+
+
 @pytest.mark.long
 def test_optimizers_are_compared_and_clipped(tmp_path, monkeypatch):
     import lessons

@@ -116,11 +116,34 @@ def test_grpo_runs_through_the_same_loop(config, tmp_path):
         ("grup_size = 3", "Did you mean 'group_size'"),
         ('activations = "int4"', "must be 'int8' or 'f32'"),
         ("updates = 0", "updates is 0, but must be at least 1"),
+        ("tau = 0.0", "tau is 0.0, but must be more than 0"),
     ],
 )
 def test_a_mistake_in_the_configuration_is_a_sentence(config, more, says):
     with pytest.raises(BaltoroError, match=says):
         run(config("wrong", more))
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "says"),
+    [
+        ("eval_problems = 2", "eval_problems = 0", "eval_problems is 0, but must be at least 1"),
+        (
+            "\ntemperature = 1.6",
+            "\ntemperature = 0.0",
+            "temperature is 0.0, but must be more than 0",
+        ),
+        ("final_temperature = 1.2", "final_temperature = 0.0", "final_temperature is 0.0, but"),
+        ("[schedule]", '[[tasks]]\ntask = "lottery"\n[schedule]', "'lottery' is there twice"),
+    ],
+)
+def test_a_run_that_could_not_learn_is_refused(config, right, wrong, says):
+    path = config("wrong")
+    text = path.read_text()
+    assert text.count(right) == 1
+    path.write_text(text.replace(right, wrong))
+    with pytest.raises(BaltoroError, match=says):
+        run(path)
 
 
 def test_a_task_that_does_not_exist_is_named_with_its_nearest(config):

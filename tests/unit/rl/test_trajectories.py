@@ -3,8 +3,10 @@
 import random
 
 import numpy as np
+import pytest
 
 from baltoro.chat.chat_model import TokenTrace
+from baltoro.config import BaltoroError
 from baltoro.rl.advantage import with_variance
 from baltoro.rl.batch import make_rollout_batches
 from baltoro.rl.curriculum import Curriculum
@@ -49,6 +51,26 @@ def test_tokens_whose_choice_a_grammar_narrowed_are_not_learned():
     narrowed = trace([1], [2, 3], logprobs=[-0.1, -18.0], sampled=[-0.1, -5.7])
     (segment,) = join([narrowed])
     assert segment.learned == [False, True, False]
+
+
+def of_two_tokens(sampled):
+    return TokenTrace(
+        prompt_ids=[1], generated_ids=[2, 3], logprobs=[-0.1, -0.2], sampled_logprobs=sampled
+    )
+
+
+def test_a_reply_at_temperature_1_needs_one_kind_of_log_prob():
+    reply = of_two_tokens(sampled=[])
+    (segment,) = join([reply])
+    assert segment.sampled_logprobs == [0.0, -0.1, -0.2]
+
+
+@pytest.mark.parametrize("sampled", [[], [-0.3]])
+def test_a_reply_at_another_temperature_needs_the_log_prob_of_each_token_as_sampled(sampled):
+    reply = of_two_tokens(sampled)
+    says = f"{len(sampled)} sampled_logprobs for 2 tokens.*temperature = 1.0"
+    with pytest.raises(BaltoroError, match=says):
+        join([reply], temperature=1.4)
 
 
 def test_expert_choices_belong_to_the_pass_before_the_token():

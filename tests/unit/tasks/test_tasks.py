@@ -8,6 +8,7 @@ import pytest
 from baltoro.tasks.compare import padded
 from baltoro.tasks.mixture import TASKS, converse, pose_all
 from baltoro.tasks.sums import columns
+from baltoro.tasks.task import draw_pair
 
 EACH = {name: 1.0 for name in TASKS}
 
@@ -35,6 +36,20 @@ def test_a_reply_that_says_more_or_less_than_the_answer_fails(name):
     talk = pose_all(rng, [TASKS[name]], "eval")
     for reply in ("", last_reply(talk) + " Or not.", "It is not so: " + last_reply(talk)):
         assert not TASKS[name].verify(talk.problems[-1], reply)
+
+
+def test_no_problem_that_was_trained_on_is_unseen_with_its_numbers_in_the_other_order():
+    def pairs(split):
+        rng = random.Random(split)
+
+        def make():
+            return str(rng.randrange(60)), str(rng.randrange(60))
+
+        return {draw_pair(rng, split, make) for _ in range(6000)}
+
+    train, unseen = pairs("train"), pairs("eval")
+    assert len(unseen) > 10
+    assert not train & {*unseen, *((b, a) for a, b in unseen)}
 
 
 @pytest.mark.parametrize("name", ["compare", "sums", "products", "single_lookup", "chain"])

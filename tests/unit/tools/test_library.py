@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import sqlite3
 
 import pytest
 from fastapi import FastAPI
@@ -78,6 +79,106 @@ def test_adding_again_replaces_and_a_bad_source_is_named(index, tmp_path):
         Index(tmp_path / "none.db")
 
 
+async def test_numbers_and_characters_of_a_models_json_do_no_harm(index):
+    library = Library([LocalSource(index)])
+    assert "page 1 of 1" in await use(library, "open", id="p1", page=1.0)
+    assert "[p1] Ice" in await use(library, "search", query="glaciers", count=3.0)
+    assert "There is no document '?'" in await use(library, "open", id="\ud83d")
+    assert "Try fewer or other words" in await use(library, "search", query="\ud83d")
+
+
+def documents(count: int, text: str):
+    return (Document(f"d{i}", "T", f"{text} {i}") for i in range(count))
+
+
+def test_adding_is_work_in_proportion_to_what_is_added(tmp_path):
+    def work(count: int) -> int:
+        """How many times SQLite did ten instructions."""
+        done = []
+        index = Index(tmp_path / f"{count}.db", create=True)
+        index.db.set_progress_handler(lambda: done.append(1), 10)
+        for text in ("words", "others"):
+            index.add(documents(count, text))
+        index.close()
+        return len(done)
+
+    assert work(2000) < 11 * work(200)
+
+
+def make_old_index(path, count: int) -> None:
+    """An index without a table of places."""
+    with sqlite3.connect(path) as db:
+        db.execute(
+            "CREATE VIRTUAL TABLE documents USING fts5("
+            "title, text, id UNINDEXED, tokenize='porter unicode61 remove_diacritics 2')"
+        )
+        db.executemany(
+            "INSERT INTO documents VALUES ('T', ?, ?)",
+            ((f"old {i}", f"d{i}") for i in range(count)),
+        )
+    db.close()
+
+
+@pytest.mark.parametrize("create", [False, True])
+def test_an_index_without_places_is_read_and_added_to(tmp_path, create: bool):
+    make_old_index(tmp_path / "old.db", 5)
+    index = Index(tmp_path / "old.db", create=create)
+    assert index.read("d3") == Document("d3", "T", "old 3")
+    index.add(documents(4, "new"))
+    assert len(index) == 5
+    assert index.read("d3") == Document("d3", "T", "new 3")
+    assert index.read("d4") == Document("d4", "T", "old 4")
+    assert [hit.id for hit in index.search("new 3", 1)] == ["d3"]
+    index.close()
+
+
+@pytest.mark.parametrize("create", [False, True])
+def test_a_database_of_another_program_is_refused_and_stays_as_it_is(tmp_path, create: bool):
+    path = tmp_path / "theirs.db"
+    with sqlite3.connect(path) as db:
+        db.execute("CREATE TABLE documents (id, body)")
+        db.execute("CREATE TABLE accounts (name)")
+    db.close()
+    before = path.read_bytes()
+    with pytest.raises(BaltoroError, match=r"no index: it holds other tables \(accounts, docum"):
+        Index(path, create=create)
+    assert path.read_bytes() == before
+
+
+def test_a_file_that_is_no_database_or_an_empty_one_is_refused(tmp_path):
+    (tmp_path / "text.db").write_text("This is a text, and a long one at that. " * 40)
+    with pytest.raises(BaltoroError, match="file is not a database"):
+        Index(tmp_path / "text.db", create=True)
+    (tmp_path / "empty.db").touch()
+    with pytest.raises(BaltoroError, match="it is empty"):
+        Index(tmp_path / "empty.db")
+    assert (tmp_path / "empty.db").read_bytes() == b""
+
+
+def test_lines_of_other_programs_are_passed_over_in_a_folder_and_refused_by_name(tmp_path, capsys):
+    folder = tmp_path / "notes"
+    folder.mkdir()
+    (folder / "latin.jsonl").write_bytes('{"text": "Grüße"}\n'.encode("latin-1"))
+    (folder / "run.jsonl").write_text('{"text": "a document"}\n{"event": "started"}\n')
+    (folder / "good.jsonl").write_text('{"text": "kept"}\n')
+    assert [each.text for each in read_documents(folder)] == ["kept"]
+    noted = capsys.readouterr().err
+    assert "passed over: " in noted
+    assert "latin.jsonl is no text in UTF-8 (byte 12). Convert it" in noted
+    assert "run.jsonl, line 2 is no JSON object with a text" in noted
+    for name, fault in (("latin", "no text in UTF-8"), ("run", "line 2 is no JSON object")):
+        with pytest.raises(BaltoroError, match=fault):
+            list(read_documents(folder / f"{name}.jsonl"))
+
+
+def test_half_of_a_surrogate_pair_costs_one_character_of_a_document(tmp_path):
+    (tmp_path / "half.jsonl").write_text('{"id": "h\\ud83d", "text": "half \\ud83d of it"}\n')
+    index = Index(tmp_path / "index.db", create=True)
+    assert index.add(read_documents(tmp_path / "half.jsonl")) == 1
+    assert index.read("h?") == Document("h?", "half ? of it", "half ? of it")
+    index.close()
+
+
 @pytest.mark.parametrize(
     "address",
     [
@@ -85,6 +186,7 @@ def test_adding_again_replaces_and_a_bad_source_is_named(index, tmp_path):
         *("0.0.0.0", "100.64.0.1", "224.0.0.1", "255.255.255.255", "198.18.0.1", "::1", "::"),
         *("fe80::1", "fe80::1%eth0", "fc00::1", "ff02::1", "::ffff:127.0.0.1", "::ffff:10.0.0.1"),
         *("64:ff9b::7f00:1", "2002:7f00:1::", "::127.0.0.1"),
+        *("fec0::1", "64:ff9b:1::a00:1", "::ffff:0:127.0.0.1", "::ffff:0:8.8.8.8"),
     ],
 )
 def test_private_addresses_are_known_in_every_form(address: str):
@@ -95,6 +197,7 @@ def test_public_addresses_are_public():
     assert is_public("1.1.1.1")
     assert is_public("2606:4700::1111")
     assert is_public("::ffff:1.1.1.1")
+    assert is_public("64:ff9b::101:101")
 
 
 @pytest.mark.parametrize(

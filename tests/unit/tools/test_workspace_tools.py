@@ -113,6 +113,90 @@ async def test_mistakes_with_files_are_answered_with_what_to_do(workspace):
     assert "no regular expression" in await use(files, action="search", path=".", pattern="(")
 
 
+async def test_a_command_line_may_be_long_and_is_what_bash_would_be_given(workspace):
+    shell = ShellTool(workspace, QUICK)
+    text = "a" * 140_000
+    said = await use(shell, command=f"cat > f.txt <<'X'\n{text}\nX\nwc -c f.txt; exit 3")
+    assert said == "140001 f.txt\n[exit 3]"
+    assert await use(shell, command='cat; pwd; echo $? $LINENO "$0"; false\n\n') == (
+        "/workspace\n0 1 /bin/bash\n[exit 1]"
+    )
+    assert await use(shell, command="-x") == (
+        "/bin/bash: line 1: -x: command not found\n[exit 127]"
+    )
+    assert await use(shell, command="cat <<X\n\ta 'b' \\$c\nX\n") == "\ta 'b' $c"
+    assert "[exit 2]" in await use(shell, command="echo (")
+    assert "NUL" in await use(shell, command="echo \0")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"action": "write", "text": "y = '\ud83d'\n"},
+        {"action": "replace", "old": "x", "new": "'\ud83d'"},
+    ],
+    ids=lambda change: change["action"],
+)
+async def test_a_change_that_fails_leaves_the_file_as_it_was(workspace, change):
+    files = FilesTool(workspace, QUICK)
+    await use(files, action="write", path="a.py", text="x = 1\n")
+    said = await use(files, path="a.py", **change)
+    assert said == (
+        "Nothing is written to /workspace/a.py: the new text has half of a surrogate pair "
+        "('\\ud83d'), which no text in UTF-8 can hold. Write the whole character."
+    )
+    assert (workspace.folder / "a.py").read_text() == "x = 1\n"
+    full = FilesTool(workspace, Limits(wall_seconds=60, file_bytes=4096))
+    assert "File too large" in await use(full, action="write", path="a.py", text="y" * 5000)
+    assert (workspace.folder / "a.py").read_text() == "x = 1\n"
+    assert [each.name for each in workspace.folder.iterdir()] == ["a.py"]
+
+
+async def test_a_changed_file_keeps_its_mode_and_its_links(workspace):
+    files, shell = FilesTool(workspace, QUICK), ShellTool(workspace, QUICK)
+    await use(
+        shell,
+        command="echo one > a.sh; chmod 751 a.sh; ln -s a.sh link; echo r > r; chmod 444 r; umask",
+    )
+    await use(files, action="replace", path="link", old="one", new="two")
+    assert await use(files, action="write", path="new", text="") == (
+        "/workspace/new is written: 0 lines."
+    )
+    assert await use(shell, command="stat -c '%a %N' a.sh link new; cat a.sh") == (
+        "751 'a.sh'\n777 'link' -> 'a.sh'\n644 'new'\ntwo"
+    )
+    assert "may not be written: its mode is 444" in await use(
+        files, action="write", path="r", text="x"
+    )
+    assert "is a folder" in await use(files, action="write", path=".", text="x")
+
+
+async def test_only_the_whole_name_of_the_workspace_is_taken_from_a_path(workspace):
+    files = FilesTool(workspace, QUICK)
+    await use(files, action="write", path="/workspace2/x.txt", text="hi")
+    assert (workspace.folder / "workspace2" / "x.txt").read_text() == "hi"
+    assert await use(files, action="view", path="/workspace") == "workspace2/"
+    assert await use(files, action="view", path="/workspace/workspace2/x.txt", line=1.0) == (
+        "    1 hi"
+    )
+
+
+async def test_a_search_says_what_is_not_there_and_what_it_does_not_read(workspace):
+    files = FilesTool(workspace, QUICK)
+    big = workspace.folder / "big.txt"
+    big.write_text("needle\n" + "x" * 3_999_992 + "é needle")  # the cut is inside of é
+    assert await use(files, action="search", path="big.tx", pattern="needle") == (
+        "There is no file /workspace/big.tx. Beside it are: big.txt."
+    )
+    cut = "(of big.txt only the first 4000000 bytes are searched)"
+    assert await use(files, action="search", path=".", pattern="needle") == (
+        f"big.txt:1: needle\n{cut}"
+    )
+    assert await use(files, action="search", path=".", pattern="thread") == (
+        f"No line matches.\n{cut}"
+    )
+
+
 def test_a_folder_of_root_is_refused_and_a_missing_one_is_named(tmp_path):
     with pytest.raises(BaltoroError, match="there is no folder"):
         Workspace(tmp_path / "missing")

@@ -127,6 +127,14 @@ def save_and_export(ranks: Ranks, folder, tokenizer) -> None:
     export_checkpoint(trainer.model, tokenizer, folder / "int4", int4=True)
 
 
+def log_and_resume(ranks: Ranks, folder) -> None:
+    """Resume where nothing was saved and a kill cut the log off."""
+    if ranks.is_first:
+        (folder / "metrics.jsonl").write_text('{"step": 0}\n{"ste')
+    trainer = small_trainer(folder, ranks)
+    trainer.run(trainer.schedule, resume=True)
+
+
 def go_on(ranks: Ranks, folder, expert_parallel: int, steps: int, result) -> None:
     """Write the state that a run resumes from, and that in which it ends."""
     ranks = Ranks(expert_parallel, ranks.device)

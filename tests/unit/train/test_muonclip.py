@@ -36,6 +36,10 @@ def test_a_stack_of_experts_is_orthogonalized_one_by_one():
 def test_a_vector_in_a_muon_group_is_refused_with_its_shape():
     with pytest.raises(ValueError, match=r"found a parameter of shape \(7,\)"):
         MuonClip([torch.nn.Parameter(torch.zeros(7))])
+    optimizer = MuonClip([torch.nn.Parameter(torch.zeros(7, 7))])
+    with pytest.raises(ValueError, match=r"found a parameter of shape \(7,\)"):
+        optimizer.add_param_group({"params": torch.nn.Parameter(torch.zeros(7))})
+    assert len(optimizer.param_groups) == 1
 
 
 def test_every_parameter_is_in_exactly_one_group():

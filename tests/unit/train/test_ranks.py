@@ -11,6 +11,7 @@ from small_run import (
     CONFIG,
     go_on,
     in_ranks,
+    log_and_resume,
     save_and_export,
     small_trainer,
     state_of,
@@ -143,6 +144,12 @@ def test_ranks_export_the_checkpoint_that_one_process_exports(saved, tmp_path):
     _, differ, missing = filecmp.cmpfiles(tmp_path / "one", saved / "int4", names, shallow=False)
     assert not differ
     assert not missing
+
+
+def test_ranks_killed_before_their_first_state_forget_their_rows_on_resume(tmp_path):
+    in_ranks(2, log_and_resume, tmp_path)
+    rows = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(row)["step"] for row in rows] == [0, 1]
 
 
 def refusals(ranks: Ranks) -> None:

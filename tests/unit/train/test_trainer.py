@@ -12,6 +12,7 @@ from baltoro.model.transformer import Transformer
 from baltoro.train.folder import drop_rows_from
 from baltoro.train.load import stretched
 from baltoro.train.schedule import Schedule
+from baltoro.train.sft import SftConfig
 from baltoro.train.trainer import Trainer, teacher_forced
 from baltoro.train.updater import Diverged
 
@@ -33,23 +34,70 @@ def make_sample(step):
     return make
 
 
-def trainer(folder, schedule=SCHEDULE) -> Trainer:
+def trainer(folder, schedule=SCHEDULE, evaluate=None) -> Trainer:
     torch.manual_seed(0)
-    return Trainer(Transformer(CONFIG), schedule, make_sample, folder)
+    return Trainer(Transformer(CONFIG), schedule, make_sample, folder, evaluate)
 
 
-def test_a_run_killed_and_resumed_ends_with_the_same_weights(tmp_path):
-    whole = trainer(tmp_path / "whole").run(SCHEDULE)
-    killed = trainer(tmp_path / "killed")
-    for _ in range(5):  # saved after step 3, lost after step 5
-        row = killed.train_step()
-        killed.step += 1
-        killed.record(row)
-    resumed = trainer(tmp_path / "killed").run(SCHEDULE, resume=True)
+def rows_of(folder) -> list[dict]:
+    """The log, but for what clocks said."""
+    rows = [json.loads(row) for row in (folder / "metrics.jsonl").read_text().splitlines()]
+    clocks = ("tokens_per_s", "optimizer_share")
+    return [{key: value for key, value in row.items() if key not in clocks} for row in rows]
+
+
+def take(run: Trainer, steps: int) -> None:
+    """Steps of a run that is killed then."""
+    for _ in range(steps):
+        row = run.train_step()
+        run.step += 1
+        run.record(row)
+
+
+@pytest.mark.parametrize("looks", [False, True])
+def test_a_run_killed_and_resumed_ends_with_the_same_weights_and_log(tmp_path, looks):
+    # The threshold clips every step, and the unseen samples have larger logits than a batch.
+    schedule = dataclasses.replace(SCHEDULE, eval_every=3, qk_clip_threshold=0.05)
+    rng = random.Random("unseen")
+    unseen = [make_sample(0)(rng) for _ in range(100)]
+    evaluate = (lambda model: {"copying": teacher_forced(model, unseen)}) if looks else None
+
+    whole = trainer(tmp_path / "whole", schedule, evaluate).run(schedule)
+    take(trainer(tmp_path / "killed", schedule, evaluate), 5)  # saved after step 3, lost after 5
+    resumed = trainer(tmp_path / "killed", schedule, evaluate).run(schedule, resume=True)
     for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
-    rows = (tmp_path / "killed" / "metrics.jsonl").read_text().splitlines()
-    assert [json.loads(row)["step"] for row in rows] == list(range(8))
+    assert rows_of(tmp_path / "killed") == rows_of(tmp_path / "whole")
+    assert [row["step"] for row in rows_of(tmp_path / "whole")] == list(range(8))
+
+
+def test_a_run_killed_before_its_first_state_forgets_its_rows_on_resume(tmp_path):
+    take(trainer(tmp_path), 2)
+    with open(tmp_path / "metrics.jsonl", "a") as log:
+        log.write('{"step": 2, "lo')
+    trainer(tmp_path).run(SCHEDULE, resume=True)
+    assert [row["step"] for row in rows_of(tmp_path)] == list(range(8))
+
+
+def test_a_resumed_run_takes_rates_and_decay_from_its_configuration(tmp_path):
+    trainer(tmp_path).run(SCHEDULE)
+    changed = dataclasses.replace(SCHEDULE, weight_decay=0.7, vocabulary_lr_scale=0.25)
+    resumed = trainer(tmp_path, changed)
+    resumed.load_latest()
+    groups = resumed.updater.optimizer.param_groups
+    assert [group["weight_decay"] for group in groups] == [0.7] * 3
+    assert [group["lr_scale"] for group in groups] == [1.0, 0.25, 1.0]
+    assert resumed.updater.optimizer.state
+
+
+def test_each_state_is_saved_once(tmp_path, monkeypatch):
+    run, saved = trainer(tmp_path), []
+    save = run.results.save
+    monkeypatch.setattr(
+        run.results, "save", lambda step, *rest: (saved.append(step), save(step, *rest))
+    )
+    run.run(SCHEDULE)
+    assert saved == [3, 6, 8]
 
 
 def test_a_run_begun_anew_and_killed_at_once_is_not_resumed_from_an_earlier_one(tmp_path):
@@ -71,7 +119,10 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_names_the_last_good_state
     broken = trainer(tmp_path)
     with torch.no_grad():
         broken.model.lm_head.weight[3] = float("nan")
-    with pytest.raises(Diverged, match=r"step 0: loss nan.*latest\.pt"):
+    with pytest.raises(Diverged, match=r"step 0: loss nan.*Nothing was saved yet"):
+        broken.train_step()
+    broken.save_latest()
+    with pytest.raises(Diverged, match=r"step 0: loss nan.*last good state is .*latest\.pt"):
         broken.train_step()
 
 
@@ -84,10 +135,25 @@ def test_the_learning_rate_warms_up_stays_and_decays():
     assert rates[99] == pytest.approx(0.0)
 
 
-@pytest.mark.parametrize("wrong", [{"steps": 0}, {"eval_every": 0}, {"lr": -1.0}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"steps": 0},
+        {"eval_every": 0},
+        {"lr": -1.0},
+        {"max_gradient_norm": -1.0},
+        {"qk_clip_threshold": 0.0},
+        {"qk_clip_threshold": float("nan")},
+    ],
+)
 def test_a_schedule_that_no_run_can_have_is_refused(wrong):
-    with pytest.raises(BaltoroError, match="but must be at least"):
+    with pytest.raises(BaltoroError, match=r"but must be (at least|more than)"):
         Schedule(**{"steps": 8, **wrong})
+
+
+def test_a_look_at_no_problem_is_refused():
+    with pytest.raises(BaltoroError, match="eval_problems is 0, but must be at least 1"):
+        SftConfig(model="", tokenizer="", init="", out="", phases=[], eval_problems=0)
 
 
 def test_copying_is_learned_within_a_minute(tmp_path):
