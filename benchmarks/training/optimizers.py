@@ -32,11 +32,12 @@ from matplotlib.figure import Figure
 import training_runs as runs
 from answers import EVIDENCE, Out, mean_and_margin, rows_of, save
 from baltoro.model.transformer import Transformer
+from baltoro.train.load import load_model
 from baltoro.train.pretrain import start_head_from_embedding
 from baltoro.train.schedule import Schedule
 from baltoro.train.trainer import Trainer
 from baltoro.train.updater import ENOUGH, USUAL
-from lessons import LESSONS, Learned
+from lessons import LESSONS, Learned, Lesson
 
 RATES = (2e-3, 4e-3, 8e-3, 1.6e-2)
 SHARE = 0.6  # of AdamW's tokens that MuonClip gets
@@ -64,12 +65,17 @@ class Run:
     schedule: Schedule
 
 
+@dataclass(frozen=True)
+class Continued(Run):
+    """From trained weights instead of random ones."""
+
+    init: str
+
+
 def train(run: Run, folder: Path) -> dict[str, Any]:
-    """From random weights; held-out loss, and the largest logit of each step."""
+    """Held-out loss, and the largest logit of each step."""
     lesson = LESSONS[run.learned]()
-    torch.manual_seed(run.schedule.seed)
-    model = Transformer(lesson.config)
-    start_head_from_embedding(model)
+    model = begun(run, lesson)
     trainer = Trainer(model, run.schedule, lambda step: lesson.make, folder)
     if run.optimizer == "adamw":
         trainer.updater.optimizer = adamw(trainer)  # type: ignore[assignment]
@@ -79,6 +85,15 @@ def train(run: Run, folder: Path) -> dict[str, Any]:
         "largest_logits": [row["max_logit"] for row in log],
         "optimizer_share": statistics.mean(row["optimizer_share"] for row in log),
     }
+
+
+def begun(run: Run, lesson: Lesson) -> Transformer:
+    if isinstance(run, Continued):
+        return load_model(run.init, "tiny")
+    torch.manual_seed(run.schedule.seed)
+    model = Transformer(lesson.config)
+    start_head_from_embedding(model)
+    return model
 
 
 def adamw(trainer: Trainer) -> torch.optim.AdamW:
@@ -209,6 +224,9 @@ def clip(
     threshold: float = 100.0,
     rate: Annotated[float, typer.Option(help="Ten times that of `hone` and `widen`.")] = 0.03,
     learned: Learned = "demonstrations",
+    init: Annotated[
+        str | None, typer.Option(help="Goes on from these, not random weights.")
+    ] = None,
     out: Out = EVIDENCE,
 ) -> None:
     """The largest logit of every step at ten times a useful rate, which does not decay here."""
@@ -226,8 +244,9 @@ def clip(
                 qk_clip_threshold=limit,
                 save_every=20,
             )
-            folder = runs.RUNS / "clip" / learned / f"{name}_{rate:g}_{steps}_{seed}"
-            found = train(Run("muonclip", learned, schedule), folder)
+            folder = runs.RUNS / "clip" / (init or learned) / f"{name}_{rate:g}_{steps}_{seed}"
+            run = Run("muonclip", learned, schedule)
+            found = train(Continued("muonclip", learned, schedule, init) if init else run, folder)
             rows.append({"clip": name, "seed": seed, "lr": schedule.lr} | found)
             print(f"{name}, seed {seed}: largest {max(found['largest_logits']):.1f}", flush=True)
     save(
@@ -237,7 +256,7 @@ def clip(
         bar=f"unclipped above {threshold:g} and rising, clipped within 5 % of it",
         result=said_of_clip(rows, threshold),
         command=f"python benchmarks/training/optimizers.py clip --of {learned} --steps {steps} "
-        f"--seeds {seeds} --rate {rate:g}",
+        f"--seeds {seeds} --rate {rate:g}" + (f" --init {init}" if init else ""),
         rows=rows,
         figure=draw_logits(rows, threshold),
     )
