@@ -195,7 +195,10 @@ class Conversation:
         self.shortened = False  # since the last request
         self.scarce = False  # whether the budget left the last reply fewer tokens than it may have
         self.noted: Usage | None = None  # of the notes for the last shortening
-        self.guessed = self.counted = 0  # tokens of the last prompt that an endpoint counted
+        self.counted: tuple[list[Message], int] = (
+            [],
+            0,
+        )  # the last prompt, and how many tokens it had
         self.invariants = Invariants(next_call_index(messages) - 1)
         self.repeats = Repeats(agent.tools.repeatable)
         self.slots = asyncio.Semaphore(agent.limits.max_parallel)
@@ -324,8 +327,7 @@ class Conversation:
                 self.tell(Retried(progress.steps + 1, attempt, str(error), wait))
                 await self.agent.pausable(asyncio.sleep(wait))
         if reply.usage.prompt:
-            self.guessed = estimate(request.messages) + self.tools_tokens
-            self.counted = reply.usage.prompt
+            self.counted = request.messages, reply.usage.prompt
         return reply
 
     def request(self) -> ChatRequest:
@@ -453,12 +455,18 @@ class Conversation:
         """About how many tokens the next prompt has: as reported, and what came since."""
         latest, messages = self.progress.latest, self.prompt.of(self.progress.messages)
         if latest is None or not latest.prompt:
-            guess = estimate(messages) + self.tools_tokens
-            if guess > self.guessed:
-                return self.counted + guess - self.guessed
-            return math.ceil(guess * self.counted / self.guessed)
+            return self.sized(messages)
         since = itertools.takewhile(lambda m: m["role"] != "assistant", reversed(messages))
         return latest.prompt + latest.completion + estimate(list(since))
+
+    def sized(self, messages: list[Message]) -> int:
+        """About how many tokens a prompt has that nobody counted: estimated, and set right by how
+        the estimate of the last one was off."""
+        before, counted = self.counted
+        guess, known = (estimate(of) + self.tools_tokens for of in (messages, before))
+        if not counted:
+            return guess
+        return counted + guess - known if guess > known else math.ceil(guess * counted / known)
 
     def report(self, breaches: Sequence[Breach]) -> None:
         for breach in breaches:

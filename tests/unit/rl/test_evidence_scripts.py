@@ -153,9 +153,9 @@ def test_rates_are_chosen_by_the_first_seed_and_compared_over_all():
     def row(seed, lr, loss):
         return {"optimizer": "adamw", "seed": seed, "lr": lr, "held_out_loss": loss}
 
-    assert rates_of_next_seed([], "adamw") == RATES
+    assert rates_of_next_seed([], "adamw", RATES) == RATES
     first = [row(0, lr, loss) for lr, loss in zip(RATES, (3.0, 2.0, 1.0, 4.0), strict=True)]
-    assert rates_of_next_seed(first, "adamw") == [RATES[2]]
+    assert rates_of_next_seed(first, "adamw", RATES) == [RATES[2]]
     rows = [*first, row(1, RATES[2], 3.5)]
     assert best_rate(rows, "adamw") == (RATES[2], [1.0, 3.5])
 

@@ -83,7 +83,10 @@ async def test_a_demonstration_carried_out_with_real_tools_is_right(name):
         assert made.right
         told = [m["content"] for m in made.run.messages[len(talk.prompt()) :] if "content" in m]
         shown = [m["content"] for m in talk.problems[-1].solution]
-        assert [t or "" for t in told] == shown  # tools and user say what the demonstration says
+        # Tools and user say what the demonstration says, which may wrap what Python prints.
+        wraps = "python" in find_task(name).needs
+        for real, said in zip(told, shown, strict=True):
+            assert (real or "") == said or (wraps and real and real.strip() in said)
         done += 1
     assert done > 0 or name.startswith("windowed_") or name.endswith("_with_slips")
 
