@@ -259,14 +259,8 @@ class HeavyChatModel:
             if begun or voted is None:
                 raise
             yield ContentDelta(voted)
-            yield Completion(
-                reasoning_content=None,
-                content=voted,
-                tool_calls=[],
-                finish_reason="stop",
-                usage=reduce(added, used),
-                trajectories=told,
-            )
+            chosen = next(each.completion for each in told if each.completion.content == voted)
+            yield replace(chosen, usage=reduce(added, used), trajectories=told)
 
     def check(self, request: ChatRequest) -> None:
         """Raises `BaltoroError` for what whole trajectories can't do."""

@@ -195,10 +195,8 @@ class Conversation:
         self.shortened = False  # since the last request
         self.scarce = False  # whether the budget left the last reply fewer tokens than it may have
         self.noted: Usage | None = None  # of the notes for the last shortening
-        self.counted: tuple[list[Message], int] = (
-            [],
-            0,
-        )  # the last prompt, and how many tokens it had
+        # The last prompt, and how many tokens it had.
+        self.counted: tuple[list[Message], int] = ([], 0)
         self.invariants = Invariants(next_call_index(messages) - 1)
         self.repeats = Repeats(agent.tools.repeatable)
         self.slots = asyncio.Semaphore(agent.limits.max_parallel)

@@ -30,7 +30,7 @@ from baltoro.chat.chat_model import (
 from baltoro.chat.dialects import GENERIC, Dialect, Json
 from baltoro.chat.messages import ToolCall
 from baltoro.chat.template import next_call_index
-from baltoro.chat.thinking_budget import CHARS_PER_TOKEN, within_budget
+from baltoro.chat.thinking_budget import tokens_of, within_budget
 
 TRY_AGAIN = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})  # statuses that may pass
 
@@ -261,10 +261,10 @@ class _Reply:
         completion = self.usage.get("completion_tokens_details") or {}
         thought = _chars(self.reasoning)
         said = thought + _chars([self.content, [[c.name, c.arguments] for c in self.calls]])
-        total = self.usage.get("completion_tokens") or _tokens(said)
+        total = self.usage.get("completion_tokens") or tokens_of(said)
         return Usage(
             prompt=self.usage.get("prompt_tokens")
-            or _tokens(_chars([request.messages, request.tools])),
+            or tokens_of(_chars([request.messages, request.tools])),
             completion=total,
             reasoning=completion.get("reasoning_tokens") or round(total * thought / max(1, said)),
             cached=self.usage.get("cached_tokens") or prompt.get("cached_tokens") or 0,
@@ -291,10 +291,6 @@ def _chars(value: Any) -> int:
     if isinstance(value, dict):
         return sum(_chars(each) for pair in value.items() for each in pair)
     return sum(map(_chars, value)) if isinstance(value, list) else 0
-
-
-def _tokens(chars: int) -> int:
-    return -(-chars // CHARS_PER_TOKEN)
 
 
 async def sse_data(data: AsyncIterator[bytes]) -> AsyncIterator[str]:

@@ -30,6 +30,11 @@ ENOUGH = (
 Ask = Callable[[ChatRequest], AsyncGenerator[Event, None]]
 
 
+def tokens_of(chars: int) -> int:
+    """About how many tokens so many characters are."""
+    return -(-chars // CHARS_PER_TOKEN)
+
+
 async def within_budget(ask: Ask, request: ChatRequest, tokens: int) -> AsyncIterator[Event]:
     """The reply to `request` with about `tokens` of thinking.
 
@@ -86,7 +91,7 @@ class _Thinking:
 
     @property
     def tokens(self) -> int:
-        return -(-len(self.text) // CHARS_PER_TOKEN)
+        return tokens_of(len(self.text))
 
     @property
     def too_long(self) -> bool:

@@ -121,6 +121,7 @@ def compare(
             for lr in rates_of_next_seed(rows, name, grid):
                 run = Run(name, learned, schedule_of(learned, count, lr, tokens, seed))
                 found = train(run, runs.RUNS / learned / f"{name}_{count}_{tokens}_{lr:g}_{seed}")
+                del found["largest_logits"]  # thousands of numbers that `clip` asks for, not this
                 rows.append({"optimizer": name, "lr": lr, "seed": seed, "steps": count} | found)
                 print(f"{name} {lr:g}, seed {seed}: {found['held_out_loss']:.4f}", flush=True)
     save(

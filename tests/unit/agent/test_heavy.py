@@ -28,6 +28,16 @@ from baltoro.config import BaltoroError
 QUESTION = [{"role": "user", "content": "How many?"}]
 
 
+def reply(content: str, tokens: int = 10, finish_reason: str = "stop") -> Completion:
+    return Completion(
+        reasoning_content="Hm.",
+        content=content,
+        tool_calls=[],
+        finish_reason=finish_reason,
+        usage=Usage(prompt=100, completion=tokens, reasoning=4, cached=50),
+    )
+
+
 class Guesser:
     """Answers `Guess SEED`, where a seed is given; to a reflection, with the last attempt."""
 
@@ -46,13 +56,7 @@ class Guesser:
         reflecting = "[Attempt 1]" in text
         said = text.split()[-1] if reflecting else str(request.sampling.seed)
         yield ContentDelta(said)
-        yield Completion(
-            reasoning_content="Hm.",
-            content=said,
-            tool_calls=[],
-            finish_reason="stop",
-            usage=Usage(prompt=100, completion=10, reasoning=4, cached=50),
-        )
+        yield reply(said)
 
 
 async def drive(model: Guesser, n: int = 8, trace: Trace | None = None, **limits):
@@ -105,13 +109,7 @@ async def test_replies_at_the_same_time_stay_within_the_budget_and_leave_some_fo
                 await asyncio.sleep(0)
             tokens = request.sampling.max_tokens
             yield ContentDelta("Hm")
-            yield Completion(
-                reasoning_content="Hm.",
-                content="Hm",
-                tool_calls=[],
-                finish_reason="length",
-                usage=Usage(prompt=100, completion=tokens, reasoning=4, cached=50),
-            )
+            yield reply("Hm", tokens, "length")
 
     model = Rambler()
     run = await drive(model, max_tokens=5000)
@@ -130,13 +128,7 @@ async def test_answers_are_voted_on_where_their_reflection_fails():
             if "[Attempt 1" in request.messages[-1]["content"]:
                 raise EndpointError("maximum context length", 400)
             yield ContentDelta("42")
-            yield Completion(
-                reasoning_content="Hm.",
-                content="42",
-                tool_calls=[],
-                finish_reason="stop",
-                usage=Usage(prompt=100, completion=10, reasoning=4, cached=50),
-            )
+            yield reply("42")
 
     run = await drive(Forgetful())
     assert (run.stop_reason, run.answer, run.reflection) == ("answered", "42", None)
