@@ -32,6 +32,7 @@ class Step:
     command: Sequence[str]
     small: Sequence[str] = ()
     needs: str = ""  # a folder that must be there
+    made_by: str = "recipes/tiny.sh"  # that folder
 
 
 QUICK = "--steps 10 --seeds 1 --tokens 512".split()
@@ -42,7 +43,7 @@ STEPS = {
     "optimizers_documents": Step(
         (*"optimizers.py compare --of documents --steps 1000 --tokens 4096".split(), *RATES), QUICK
     ),
-    "clip": Step(("optimizers.py", "clip"), ("--steps", "10", "--seeds", "1")),
+    "clip": Step(("optimizers.py", "clip"), ("--beginning", "4", *QUICK)),
     "spikes": Step(("optimizers.py", "spikes"), needs="runs/tiny/mend"),
     "quantization": Step(
         ("quantization.py",),
@@ -61,9 +62,11 @@ STEPS = {
         ("experts.py", "--model", "{model}", "--more"), ("--samples", "2", "--shuffles", "10")
     ),
     "rl": Step(
-        ("rl_curves.py", "--config", "recipes/evidence/rl.toml", "--ablations"),
-        ("--config", "recipes/smoke/rl.toml", "--runs", "runs/evidence/small/rl", "--seeds", "1"),
-        needs="runs/tiny/lengthen",
+        ("rl_curves.py", "--config", "recipes/evidence/rl.toml"),
+        "--config recipes/smoke/rl.toml --runs runs/evidence/small/rl --seeds 1 "
+        "--rejection-steps 2".split(),
+        needs="runs/evidence/rl/sft",
+        made_by="baltoro train sft recipes/evidence/sft.toml",
     ),
 }
 
@@ -85,7 +88,7 @@ def main(
 def run(step: Step, name: str, model: str, small: bool, out: Path) -> bool:
     """Whether the step was done."""
     if step.needs and not (small and step.small) and not Path(step.needs).exists():
-        print(f"== {name}: skipped, there is no {step.needs}; recipes/tiny.sh makes it")
+        print(f"== {name}: skipped, there is no {step.needs}; {step.made_by} makes it")
         return False
     script, *options = (part.format(model=model) for part in step.command)
     command = [sys.executable, str(HERE / script), *options, "--out", str(out)]

@@ -30,14 +30,20 @@ def test_a_finished_run_is_kept_until_its_configuration_changes(tmp_path, monkey
         (config.parent / "int4" / "config.json").touch()
 
     monkeypatch.setattr(rl_curves, "run", run)
-    config, folder = tmp_path / "rl.toml", tmp_path / "run"
-    config.write_text('model = "tiny"\n[[tasks]]\ntask = "sums"\n[schedule]\nlr = 1e-3\n')
-    rl_curves.train(config, folder, 0, {})
-    rl_curves.train(config, folder, 0, {})
+    values = {"model": "tiny", "tasks": [{"task": "sums"}], "schedule": {"lr": 1e-3}}
+    rl_curves.train(values, tmp_path / "run")
+    rl_curves.train(values, tmp_path / "run")
     assert started == [False]
-    config.write_text(config.read_text().replace("1e-3", "2e-3"))
-    rl_curves.train(config, folder, 0, {})
+    rl_curves.train(values | {"schedule": {"lr": 2e-3}}, tmp_path / "run")
     assert started == [False, False]  # and nothing of the other one was left
+
+
+def test_a_schedule_of_fewer_steps_decays_over_the_same_share():
+    from rl_curves import schedule_of
+
+    given = {"steps": 80, "lr": 5e-4, "decay_from": 60, "warmup_steps": 5}
+    assert schedule_of(given, 40, None) == given | {"steps": 40, "decay_from": 30}
+    assert schedule_of(given, 80, 1e-3) == given | {"lr": 1e-3}
 
 
 @pytest.mark.long
@@ -48,13 +54,16 @@ def test_optimizers_are_compared_and_clipped(tmp_path, monkeypatch):
 
     monkeypatch.setattr(training_runs, "RUNS", tmp_path / "runs")
     monkeypatch.setattr(lessons, "HELD_OUT_TOKENS", 512)
+    monkeypatch.setattr(optimizers, "BEGINNING_TOKENS", 512)
     optimizers.compare(steps=10, seeds=2, tokens=256, out=tmp_path)
     rows = answer(tmp_path, "optimizers_text")["rows"]
     for name in optimizers.OPTIMIZERS:
         seeds = [row["seed"] for row in rows if row["optimizer"] == name]
         assert seeds == [0] * len(optimizers.RATES) + [1]
-    optimizers.clip(steps=10, seeds=1, out=tmp_path)
-    assert [row["clip"] for row in answer(tmp_path, "clip")["rows"]] == ["no clip", "QK-clip"]
+    optimizers.clip(steps=4, beginning=4, tokens=512, seeds=1, threshold=1.0, out=tmp_path)
+    held, free = answer(tmp_path, "clip")["rows"]
+    assert held["largest_logits"][:5] == free["largest_logits"][:5]  # the fifth made the first clip
+    assert held["largest_logits"][5] < free["largest_logits"][5]
 
 
 def test_a_stage_whose_run_is_not_at_hand_keeps_its_row_of_spikes(tmp_path):
