@@ -62,7 +62,7 @@ STEPS = {
         ("experts.py", "--model", "{model}", "--more"), ("--samples", "2", "--shuffles", "10")
     ),
     "rl": Step(
-        ("rl_curves.py", "--config", "recipes/evidence/rl.toml"),
+        "rl_curves.py --config recipes/evidence/rl.toml --rate 2.5e-4 --rate 5e-4".split(),
         "--config recipes/smoke/rl.toml --runs runs/evidence/small/rl --seeds 1 "
         "--rejection-steps 2".split(),
         needs="runs/evidence/rl/sft",

@@ -1,11 +1,13 @@
 """Reinforcement learning over several seeds: what was right before, after, and by what objective.
 
     baltoro train sft recipes/evidence/sft.toml
-    python benchmarks/training/rl_curves.py --config recipes/evidence/rl.toml --seeds 3
+    python benchmarks/training/rl_curves.py --config recipes/evidence/rl.toml \\
+        --rate 2.5e-4 --rate 5e-4
 
 Runs the configuration once for each seed and objective, resuming what was stopped, and writes
 `rl.json` (shares right on unseen problems with 95 % intervals, gaps between trainer and engine)
-and `rl.png` into `--out`. Negative results stay in.
+and `rl.png` into `--out`. Of several rates (`--rate`) the first seed goes through all, the others
+take each objective's best. Negative results stay in.
 
 Rejection sampling drops no groups, so that its steps take longer. `--rejection-steps` gives it as
 many as take the other objectives' time, a whole schedule of its own.
@@ -38,7 +40,7 @@ def main(
     seeds: Annotated[int, typer.Option(min=1)] = 3,
     objective: Annotated[list[str] | None, typer.Option(help="Can be repeated.")] = None,
     rejection_steps: Annotated[int, typer.Option(min=2, help="Of rejection sampling.")] = 44,
-    rate: Annotated[float | None, typer.Option(help="Instead of the configuration's.")] = None,
+    rate: Annotated[list[float] | None, typer.Option(help="Can be repeated.")] = None,
     ablations: Annotated[bool, typer.Option(help="Also without QAT and without replay.")] = False,
 ) -> None:
     variants: dict[str, dict[str, Any]] = {
@@ -48,17 +50,20 @@ def main(
         variants["no_qat"] = {"quantize": False}
         variants["no_replay"] = {"router_replay": False}
     given = tomllib.loads(config.read_text())
-    rows = []
+    grid = rate or [given["schedule"]["lr"]]
+    rows = list[dict[str, Any]]()
     for name, changes in variants.items():
         steps = rejection_steps if name == "rejection" else given["schedule"]["steps"]
-        schedule = schedule_of(given["schedule"], steps, rate)
         for seed in range(seeds):
-            folder = runs / f"{name}_{schedule['lr']:g}_{steps}_{seed}"
-            train(given | changes | {"schedule": schedule | {"seed": seed}}, folder)
-            rows.append({"variant": name, "seed": seed, "run": folder.name} | result(folder))
-            print(json.dumps(rows[-1]), flush=True)
+            for lr in [best_rate(rows, name)] if seed else grid:
+                schedule = schedule_of(given["schedule"], steps, lr) | {"seed": seed}
+                folder = runs / f"{name}_{lr:g}_{steps}_{seed}"
+                train(given | changes | {"schedule": schedule}, folder)
+                row = {"variant": name, "lr": lr, "seed": seed, "run": folder.name}
+                rows.append(row | result(folder))
+                print(json.dumps(rows[-1]), flush=True)
     named = "".join(f" --objective {name}" for name in objective or [])
-    named += f" --rate {rate:g}" if rate else ""
+    named += "".join(f" --rate {lr:g}" for lr in rate or [])
     named += " --ablations" if ablations else ""
     save(
         out,
@@ -70,44 +75,61 @@ def main(
         command=f"python benchmarks/training/rl_curves.py --config {config} --seeds {seeds} "
         f"--rejection-steps {rejection_steps}{named}",
         rows=rows,
-        figure=draw(rows, runs),
+        figure=draw([row for row in rows if row["lr"] == best_rate(rows, row["variant"])], runs),
     )
 
 
-def schedule_of(given: dict[str, Any], steps: int, rate: float | None) -> dict[str, Any]:
+def best_rate(rows: list[dict[str, Any]], variant: str) -> float:
+    """The one with which the first seed ended with most right."""
+    of = [row for row in rows if row["variant"] == variant and row["seed"] == 0]
+    return max(of, key=share_right)["lr"]
+
+
+def schedule_of(given: dict[str, Any], steps: int, lr: float) -> dict[str, Any]:
     """The configuration's, in another number of steps: the same share of them decays."""
-    scaled = {"steps": steps, "lr": rate or given["lr"]}
+    scaled = {"steps": steps, "lr": lr}
     if "decay_from" in given:
         scaled["decay_from"] = round(given["decay_from"] * steps / given["steps"])
     return given | scaled
 
 
 def sentence(rows: list[dict[str, Any]]) -> str:
-    """Mean shares right before and after, seconds, and the mean gap to the engine, of each variant;
-    and how far the first is ahead of it, seed by seed."""
+    """What each variant gave at its best rate, and how far the first is ahead of it."""
     said, first = list[str](), list[dict[str, Any]]()
     for variant in dict.fromkeys(row["variant"] for row in rows):
-        of = [row for row in rows if row["variant"] == variant]
+        of_all = [row for row in rows if row["variant"] == variant]
+        of = [row for row in of_all if row["lr"] == best_rate(rows, variant)]
         first = first or of
-        tasks = [
-            f"{name} {mean(r['tasks'][name]['before'][0] for r in of):.0%} to "
-            f"{mean(r['tasks'][name]['after'][0] for r in of):.0%}"
-            for name in of[0]["tasks"]
-        ]
+        others = [f"{share_right(r):.0%} at {r['lr']:g}" for r in of_all if r["lr"] != of[0]["lr"]]
         said.append(
-            f"{variant}, {of[0]['steps']} steps in {mean(r['seconds'] for r in of):.0f} s: "
-            f"{', '.join(tasks)}, gap to the engine's log-probs "
-            f"{mean(row['mean_gap'] for row in of):.4f}"
+            said_of_variant(of)
+            + (f" (the first seed {share_right(of[0]):.0%}, {', '.join(others)})" if others else "")
+            + (said_of_lead(first, of) if of is not first else "")
         )
-        if len(said) > 1:
-            ahead = [share_right(a) - share_right(b) for a, b in zip(first, of, strict=True)]
-            points, margin = mean_and_margin([100 * share for share in ahead])
-            sure = f"± {margin:.1f} (95 %, {len(ahead)} seeds)" if len(ahead) > 1 else "(one seed)"
-            said[-1] += (
-                f"; {first[0]['variant']} is {points:+.1f} {sure} points ahead, the mean of the "
-                "tasks"
-            )
     return "; ".join(said)
+
+
+def said_of_variant(rows: list[dict[str, Any]]) -> str:
+    """Means over the seeds: seconds, shares right before and after, the gap to the engine."""
+    tasks = [
+        f"{name} {mean(r['tasks'][name]['before'][0] for r in rows):.0%} to "
+        f"{mean(r['tasks'][name]['after'][0] for r in rows):.0%}"
+        for name in rows[0]["tasks"]
+    ]
+    return (
+        f"{rows[0]['variant']} at {rows[0]['lr']:g}, {rows[0]['steps']} steps in "
+        f"{mean(r['seconds'] for r in rows):.0f} s: {', '.join(tasks)}, in the mean "
+        f"{mean(map(share_right, rows)):.1%}, gap to the engine's log-probs "
+        f"{mean(row['mean_gap'] for row in rows):.4f}"
+    )
+
+
+def said_of_lead(first: list[dict[str, Any]], rows: list[dict[str, Any]]) -> str:
+    """How many points the first variant's mean of the tasks is ahead, seed by seed."""
+    ahead = [100 * (share_right(a) - share_right(b)) for a, b in zip(first, rows, strict=True)]
+    points, margin = mean_and_margin(ahead)
+    sure = f"± {margin:.1f} (95 %, {len(ahead)} seeds)" if len(ahead) > 1 else "(one seed)"
+    return f": {first[0]['variant']} is {points:+.1f} {sure} points ahead"
 
 
 def share_right(row: dict[str, Any]) -> float:

@@ -42,8 +42,23 @@ def test_a_schedule_of_fewer_steps_decays_over_the_same_share():
     from rl_curves import schedule_of
 
     given = {"steps": 80, "lr": 5e-4, "decay_from": 60, "warmup_steps": 5}
-    assert schedule_of(given, 40, None) == given | {"steps": 40, "decay_from": 30}
+    assert schedule_of(given, 40, 5e-4) == given | {"steps": 40, "decay_from": 30}
     assert schedule_of(given, 80, 1e-3) == given | {"lr": 1e-3}
+
+
+def test_variants_are_compared_at_their_best_rates_seed_by_seed():
+    from rl_curves import sentence
+
+    def row(variant, lr, seed, right):
+        of = {"tasks": {"sums": {"before": [0.2], "after": [right]}}, "steps": 9, "seconds": 60}
+        return of | {"variant": variant, "lr": lr, "seed": seed, "mean_gap": 0.0}
+
+    rows = [row("ours", 1e-3, 0, 0.9), row("ours", 2e-3, 0, 0.3), row("ours", 1e-3, 1, 0.8)]
+    rows += [row("theirs", 1e-3, 0, 0.5), row("theirs", 2e-3, 0, 0.7), row("theirs", 2e-3, 1, 0.6)]
+    ours, theirs = sentence(rows).split("; ")
+    for said in ("ours at 0.001", "20% to 85%", "30% at 0.002"):
+        assert said in ours
+    assert "ours is +20.0 ± 0.0 (95 %, 2 seeds) points ahead" in theirs
 
 
 @pytest.mark.long
