@@ -68,6 +68,13 @@ STEPS = {
         needs="runs/evidence/rl/sft",
         made_by="baltoro train sft recipes/evidence/sft.toml",
     ),
+    "rejection": Step(
+        "rejection.py --config recipes/evidence/rl.toml --rate 5e-4 --rate 1e-3".split(),
+        "--config recipes/smoke/rl.toml --runs runs/evidence/small/rejection --problems 3 "
+        "--attempts 2 --steps 3 --seeds 1".split(),
+        needs="runs/evidence/rl/sft",
+        made_by="baltoro train sft recipes/evidence/sft.toml",
+    ),
 }
 
 

@@ -160,6 +160,18 @@ def test_quantization_is_compared_on_twins(tmp_path, monkeypatch):
 
 
 @pytest.mark.long
+def test_right_attempts_are_learned_as_a_stage_of_its_own(tmp_path):
+    from rejection import main
+
+    config = Path("recipes/smoke/rl.toml")
+    asked = {"runs": tmp_path, "out": tmp_path, "problems": 3, "attempts": 2, "steps": 3}
+    main(config, seeds=2, rate=[1e-4, 2e-4], **asked)
+    rows = json.loads((tmp_path / "rejection.json").read_text())["rows"]
+    assert [row["seed"] for row in rows] == [0, 0, 1]
+    assert {task for row in rows for task in row["tasks"]} == {"chain", "sums"}
+
+
+@pytest.mark.long
 def test_the_gap_to_the_engine_is_measured_with_and_without_rounding(tmp_path):
     from engine_gap import VARIANTS, main
 
