@@ -78,7 +78,7 @@ def main(
                 seed=seed,
                 save_every=60,
             )
-            row = {"variant": NAME, "lr": lr, "seed": seed, "steps": steps, "mean_gap": 0.0}
+            row = {"variant": NAME, "lr": lr, "seed": seed, "steps": steps}
             rows.append(row | learn(given, file, schedule, sampled["seconds"]))
             print(json.dumps(rows[-1]), flush=True)
     best = [row for row in rows if row["lr"] == best_rate(rows, NAME)]

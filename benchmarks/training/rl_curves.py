@@ -110,17 +110,18 @@ def sentence(rows: list[dict[str, Any]]) -> str:
 
 
 def said_of_variant(rows: list[dict[str, Any]]) -> str:
-    """Means over the seeds: seconds, shares right before and after, the gap to the engine."""
+    """Means over the seeds: seconds, shares right before and after, and any gap to the engine."""
     tasks = [
         f"{name} {mean(r['tasks'][name]['before'][0] for r in rows):.0%} to "
         f"{mean(r['tasks'][name]['after'][0] for r in rows):.0%}"
         for name in rows[0]["tasks"]
     ]
+    gaps = [row["mean_gap"] for row in rows if "mean_gap" in row]
     return (
         f"{rows[0]['variant']} at {rows[0]['lr']:g}, {rows[0]['steps']} steps in "
         f"{mean(r['seconds'] for r in rows):.0f} s: {', '.join(tasks)}, in the mean "
-        f"{mean(map(share_right, rows)):.1%}, gap to the engine's log-probs "
-        f"{mean(row['mean_gap'] for row in rows):.4f}"
+        f"{mean(map(share_right, rows)):.1%}"
+        + (f", gap to the engine's log-probs {mean(gaps):.4f}" if gaps else "")
     )
 
 
