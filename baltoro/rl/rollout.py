@@ -58,6 +58,15 @@ class Rollouts:
         """
         return asyncio.run(self._run(names, seed, temperature, split))
 
+    def look(self, problems: int, temperature: float) -> dict[str, Any]:
+        """Share right of so many unseen problems of each task, the same at every look."""
+        looks: dict[str, Any] = {}
+        for name in self.tasks:
+            groups = self.run([name] * problems, "look", temperature, "eval")
+            row = summary(groups)
+            looks[name] = {"right": row["right"], "length": row["length"], "n": len(groups)}
+        return looks
+
     async def _run(
         self, names: Sequence[str], seed: str, temperature: float, split: Split
     ) -> list[list[Trajectory]]:

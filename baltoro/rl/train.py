@@ -221,14 +221,7 @@ class RlTrainer:
         return experts
 
     def evaluate(self) -> dict[str, Any]:
-        """Shares of right answers on unseen problems, the same at every look."""
-        looks: dict[str, Any] = {}
-        for name in self.tasks:
-            names, temperature = [name] * self.config.eval_problems, self.config.eval_temperature
-            groups = self.looks.run(names, "look", temperature, "eval")
-            row = summary(groups)
-            looks[name] = {"right": row["right"], "length": row["length"], "n": len(groups)}
-        return looks
+        return self.looks.look(self.config.eval_problems, self.config.eval_temperature)
 
     def record(self, row: dict[str, Any]) -> None:
         """Log a finished step; look at unseen problems, plot and save when it is time to."""

@@ -37,6 +37,10 @@ class Step:
 
 QUICK = "--steps 10 --seeds 1 --tokens 512".split()
 RATES = "--rate 1e-3 --rate 2e-3 --rate 4e-3 --rate 8e-3".split()
+RL_START = {
+    "needs": "runs/evidence/rl/sft",
+    "made_by": "baltoro train sft recipes/evidence/sft.toml",
+}
 
 STEPS = {
     "optimizers_text": Step(("optimizers.py", "compare"), QUICK),
@@ -65,15 +69,13 @@ STEPS = {
         "rl_curves.py --config recipes/evidence/rl.toml --rate 2.5e-4 --rate 5e-4".split(),
         "--config recipes/smoke/rl.toml --runs runs/evidence/small/rl --seeds 1 "
         "--rejection-steps 2".split(),
-        needs="runs/evidence/rl/sft",
-        made_by="baltoro train sft recipes/evidence/sft.toml",
+        **RL_START,
     ),
     "rejection": Step(
         "rejection.py --config recipes/evidence/rl.toml --rate 5e-4 --rate 1e-3".split(),
         "--config recipes/smoke/rl.toml --runs runs/evidence/small/rejection --problems 3 "
         "--attempts 2 --steps 3 --seeds 1".split(),
-        needs="runs/evidence/rl/sft",
-        made_by="baltoro train sft recipes/evidence/sft.toml",
+        **RL_START,
     ),
 }
 

@@ -29,7 +29,7 @@ from baltoro.config import load_toml
 from baltoro.model.transformer import Transformer
 from baltoro.rl.config import RlConfig
 from baltoro.rl.rejection import sample_right
-from baltoro.rl.rollout import Rollouts, summary
+from baltoro.rl.rollout import Rollouts
 from baltoro.rl.train import make_policy, read_tasks
 from baltoro.train.data import Sample
 from baltoro.train.load import load_model
@@ -162,13 +162,9 @@ def learn(config: RlConfig, file: Path, schedule: Schedule, sampling: float) -> 
 
 def unseen(config: RlConfig, model: Transformer, tokenizer: Tokenizer) -> dict[str, dict[str, Any]]:
     """Shares right of the problems that a run of reinforcement learning looks at."""
-    tasks = read_tasks(config, "the configuration")
     policy = make_policy(config, model, tokenizer, 1)
-    looks, found = Rollouts(policy, tasks, 1, config.concurrency), {}
-    for name in tasks:
-        names = [name] * config.eval_problems
-        groups = looks.run(names, "look", config.eval_temperature, "eval")
-        found[name] = {"right": summary(groups)["right"], "n": len(groups)}
+    looks = Rollouts(policy, read_tasks(config, "the configuration"), 1, config.concurrency)
+    found = looks.look(config.eval_problems, config.eval_temperature)
     policy.close()
     return found
 
